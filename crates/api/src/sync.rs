@@ -1,0 +1,385 @@
+//! `POST /api/v1/sync`: announce, heartbeat, statistics, ticket requests, task pick-up and results in one exchange.
+//!
+//! Everything a node says is its whole state, and everything control answers is all that concerns the node now, so
+//! a lost or repeated exchange does no harm. A reply with success means that control has made durable what the
+//! request reported. Control *parks* a request whose answer would be what the node already [`knows`](SyncRequest::known)
+//! for up to [`wait_ms`](SyncRequest::wait_ms), and answers at once when there is something to do; a node that has
+//! something to report sends a second request, which releases the parked one.
+
+use std::net::SocketAddr;
+
+use floodway_proto::record::Head;
+use floodway_proto::{InfoHash, NodeId, Sha1, Sha256, Sid};
+use serde::{Deserialize, Serialize};
+
+use crate::HexBytes;
+use crate::manifest::{ManifestInfo, RefusedPieces};
+use crate::rest::SourceBytes;
+
+/// What a node tells control.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SyncRequest {
+    /// Random number of this process start: a restarted node is a new holder of its leases.
+    pub boot: u64,
+    /// [`SyncReply::version`] of the newest answer, 0 for none.
+    pub known: u64,
+    /// How long control may park this request, in milliseconds; 0: answer at once.
+    pub wait_ms: u64,
+    /// Where peers reach this node; an unspecified address means the one this request comes from.
+    pub peer: Option<SocketAddr>,
+    /// Base URL of a relay's HTTP side; an unspecified host means the address this request comes from.
+    pub http: Option<String>,
+    /// Every content this node holds or wants.
+    pub contents: Vec<ContentReport>,
+    /// Every distribution task this node was given and has not been told to drop.
+    pub tasks: Vec<TaskReport>,
+    /// Relays: what was learnt of each relay task since the last acknowledged sync.
+    pub relay_tasks: Vec<RelayReport>,
+    /// What this node asks for now.
+    pub asks: Vec<Ask>,
+    /// The node is going away: drop it from peer lists and release its leases.
+    pub leaving: bool,
+    /// The node verifies pieces by signed records, so contents may be offered to it while they still grow: only then do
+    /// answers have [`ContentInfo::manifest`]. Nodes that leave it out learn of a content's hashes when it is final.
+    pub streaming: bool,
+}
+
+/// What a node holds of one content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentReport {
+    /// The content.
+    pub sid: Sid,
+    /// Verified bytes held.
+    pub have: u64,
+    /// Complete, and serving.
+    pub complete: bool,
+    /// It knows the content's final names, so stock peers may be sent to it.
+    pub final_ok: bool,
+    /// Bytes sent to peers since the process started.
+    #[serde(default)]
+    pub peer_sent: u64,
+    /// It is open to peers at all: of a growing content, for the pieces whose hashes are known.
+    pub serving: bool,
+    /// The newest record of control up to which the node knows all of this content, `0.0` before the first: what control need
+    /// not send again. Set from the first report on by nodes that verify by signed records; it makes a relay a peer and a
+    /// source of the content even when it has no piece yet. Absent: the node takes part only once the content is final.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<Head>,
+}
+
+/// How far an agent is with a distribution task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentState {
+    /// Control has offered it; the agent has not answered yet.
+    Offered,
+    /// The agent is fetching.
+    Downloading,
+    /// The agent holds the verified file under its final name.
+    Verified,
+    /// The agent gave up; the reason is beside it.
+    Failed,
+    /// The task was cancelled.
+    Cancelled,
+}
+
+/// A distribution task as its agent sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskReport {
+    /// The task.
+    pub task: String,
+    /// How far it is.
+    pub state: AgentState,
+    /// Why it failed, or how it was verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Verified bytes held.
+    pub bytes: u64,
+    /// Kept bytes by source.
+    #[serde(default)]
+    pub sources: SourceBytes,
+}
+
+/// What a relay reports of one relay task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RelayReport {
+    /// The task.
+    pub relay_task: String,
+    /// The content that `pieces` and `failure` are about; pieces without it are ignored. Absent while probing. A late
+    /// report of a content that was given up because the object changed does no harm to its successor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sid: Option<Sid>,
+    /// What the origin said, when this relay was asked to probe.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<ProbeReport>,
+    /// Pieces fetched under a range lease, newly hashed; at most [`PIECES_PER_SYNC`].
+    #[serde(default)]
+    pub pieces: Vec<PieceReport>,
+    /// The relay cannot go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<RelayFailure>,
+}
+
+/// At most so many [`PieceReport`]s in one sync.
+pub const PIECES_PER_SYNC: usize = 4096;
+
+/// What the origin said of an object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeReport {
+    /// Its length in bytes.
+    pub length: Option<u64>,
+    /// The strong ETag, verbatim with its quotes, if there is one.
+    pub etag: Option<String>,
+    /// Last-Modified, verbatim.
+    pub last_modified: Option<String>,
+    /// Ranges can be read and combined: the origin serves ranges and the validator is strong.
+    pub ranges: bool,
+    /// The last segment of the URL's path, as a safe file name.
+    pub name: String,
+}
+
+/// The digests of one piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PieceReport {
+    /// Its index.
+    pub piece: u32,
+    /// Its node of the BEP 52 tree at the piece layer.
+    pub node: Sha256,
+    /// Its entry in a v1 torrent.
+    pub sha1: Sha1,
+}
+
+/// Why a relay cannot go on with a relay task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelayFailure {
+    /// What kind of trouble.
+    pub kind: RelayFailureKind,
+    /// What happened, for people.
+    pub message: String,
+}
+
+/// Kinds of trouble, as far as control's decision depends on them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RelayFailureKind {
+    /// The origin has no such object.
+    NotFound,
+    /// The origin refused.
+    Refused,
+    /// The object changed while it was read: all relays must begin anew with a new content.
+    Changed,
+    /// This relay cannot; another might.
+    Local,
+}
+
+/// What a node asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Ask {
+    /// The content behind a URL (`get URL --control`); makes a relay task when there is none.
+    Open {
+        /// The origin object.
+        url: String,
+    },
+    /// The content named by a swarm id (`get floodway:SID`).
+    Join {
+        /// The content.
+        sid: Sid,
+    },
+    /// Permission to read the content from its origin.
+    Ticket {
+        /// The content, when known.
+        sid: Option<Sid>,
+        /// The origin object.
+        url: String,
+    },
+}
+
+/// What control tells a node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SyncReply {
+    /// Names this answer; the node sends it back as [`SyncRequest::known`].
+    pub version: u64,
+    /// When to sync next at the latest, in milliseconds.
+    pub interval_ms: u64,
+    /// Every content the node reported, asked for or is to fetch, as far as control knows it.
+    pub contents: Vec<ContentInfo>,
+    /// Every distribution task the node is to execute. One that is no longer listed is cancelled.
+    pub tasks: Vec<TaskOrder>,
+    /// Relays: every relay task to work on or to keep serving. One that is no longer listed is dropped.
+    pub relay_tasks: Vec<RelayOrder>,
+    /// Answers to [`SyncRequest::asks`], in any order.
+    pub grants: Vec<Grant>,
+    /// What the node keeps on disk for when control is away.
+    pub policy: Policy,
+    /// Relays: the secret by which they check capabilities.
+    pub capability_key: Option<HexBytes>,
+    /// The public ed25519 key (32 bytes) that control signs records with. A streaming node keeps the first that it sees, and
+    /// takes no genesis whose `keys` lack it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_key: Option<HexBytes>,
+    /// Relays: pieces of the last sync that do not count, and why. Reporting them again is of no use.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<RefusedPieces>,
+}
+
+/// What control knows of a content.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContentInfo {
+    /// The content.
+    pub sid: Sid,
+    /// Its torrent can be fetched.
+    pub is_final: bool,
+    /// Other nodes to dial.
+    pub peers: Vec<PeerInfo>,
+    /// Relays that serve it over HTTP.
+    pub relays: Vec<RelaySource>,
+    /// A relay that works on this content, or could, is live.
+    pub relay_live: bool,
+    /// The signed side of the content, for nodes that verify by it; absent for others, and for contents that were final before
+    /// control signed records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest: Option<ManifestInfo>,
+}
+
+/// A node to dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// Where.
+    pub addr: SocketAddr,
+    /// Which own node; absent for a stock client.
+    pub node: Option<NodeId>,
+    /// It verifies by signed records: it can be dialled under the content's sid, before and after FINAL.
+    #[serde(default)]
+    pub streaming: bool,
+    /// Of a stock client, the name under which it knows the content: it can be dialled under this one only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<InfoHash>,
+    /// It knows the content's final names: it can be dialled under those.
+    #[serde(default)]
+    pub final_ok: bool,
+}
+
+/// A relay that serves one content over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RelaySource {
+    /// Which relay.
+    pub node: NodeId,
+    /// `…/api/v1/s/SID/data`.
+    pub url: String,
+    /// The bearer token that reads it, and beside it the content's `genesis`, `head` and `hashes`.
+    pub capability: String,
+    /// It serves while it fetches: requests for bytes that it does not have yet wait for them. Listed from the first
+    /// moment, when it has nothing yet. Otherwise it serves only what it has.
+    #[serde(default)]
+    pub streaming: bool,
+}
+
+/// A distribution task for an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskOrder {
+    /// The task.
+    pub task: String,
+    /// The content, once a relay has probed the origin.
+    pub sid: Option<Sid>,
+    /// The origin object: needed when no relay works.
+    pub url: String,
+}
+
+/// A relay task for a relay.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RelayOrder {
+    /// The task.
+    pub relay_task: String,
+    /// The origin object.
+    pub url: String,
+    /// Absent: probe the origin and report.
+    pub content: Option<RelayContent>,
+}
+
+/// The content of a relay task.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RelayContent {
+    /// The content.
+    pub sid: Sid,
+    /// The genesis record itself.
+    pub genesis: HexBytes,
+    /// The origin serves ranges that may be combined; else one GET of the whole object.
+    pub ranges: bool,
+    /// Published: fetch the torrent, get what is missing from peers, seed.
+    pub is_final: bool,
+    /// Pieces this relay is to fetch from the origin and report.
+    pub leases: Vec<RangeLease>,
+}
+
+/// A time-limited right to fetch and report a range of pieces.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RangeLease {
+    /// Names the lease; never used twice.
+    pub lease: u64,
+    /// First piece.
+    pub first: u32,
+    /// How many.
+    pub count: u32,
+    /// Life from now, in milliseconds; each sync renews it.
+    pub expires_ms: u64,
+}
+
+/// Control's answer to one [`Ask`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "grant", rename_all = "snake_case")]
+pub enum Grant {
+    /// The content that was asked for by URL or by swarm id.
+    Content {
+        /// The URL asked for, or the content's own.
+        url: String,
+        /// The content, once known; its [`ContentInfo`] is in the same reply.
+        sid: Option<Sid>,
+        /// Why the relay task failed, when it did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        failed: Option<String>,
+    },
+    /// The node may read this object from its origin.
+    Ticket {
+        /// The origin object.
+        url: String,
+        /// The validator that every reply must carry, when control knows the content.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        etag: Option<String>,
+    },
+    /// Refused for now.
+    Refused {
+        /// The URL or swarm id that was asked for.
+        subject: String,
+        /// A stable word: `not_allowed`, `not_found`, `relay_live`.
+        code: String,
+        /// Why, for people.
+        message: String,
+        /// When to ask again, in milliseconds; absent: never.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        retry_ms: Option<u64>,
+    },
+}
+
+/// What a node may do when control is away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OfflineOrigin {
+    /// Read from the origin.
+    #[default]
+    Allow,
+    /// Read at the node's static share only.
+    Floor,
+    /// Never read from the origin.
+    Deny,
+}
+
+/// Standing orders, kept on the node's disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Policy {
+    /// Who may touch the origin while control is away.
+    pub offline_origin: OfflineOrigin,
+}

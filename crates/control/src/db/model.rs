@@ -1,0 +1,313 @@
+//! Control's durable state in memory, and the changes that make it.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use floodway_api::HexBytes;
+use floodway_api::rest::{Role, SourceBytes};
+use floodway_api::sync::{AgentState, RelayFailureKind};
+use floodway_proto::record::{Head, Signed};
+use floodway_proto::{InfoHash, Layout, NodeId, PieceIndex, Sha256, Sid};
+use serde::{Deserialize, Serialize};
+
+use crate::tasks::pieces::{PieceTable, unpack};
+use crate::tasks::records::Records;
+
+/// A join token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct JoinTokenRow {
+    pub(crate) id: String,
+    pub(crate) hash: Sha256,
+    pub(crate) role: Option<Role>,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) revoked: bool,
+    pub(crate) created_us: i64,
+}
+
+/// An enrolled node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NodeRow {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
+    pub(crate) role: Role,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) short_lived: bool,
+    pub(crate) token_hash: Sha256,
+    pub(crate) created_us: i64,
+    pub(crate) seen_us: i64,
+}
+
+/// Where a relay task stands, as far as it is durable: pending and probing differ only in which relays are live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RelayState {
+    Open,
+    Final,
+    Failed,
+    Cancelled,
+}
+
+/// A relay task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RelayTaskRow {
+    pub(crate) id: String,
+    pub(crate) url: String,
+    pub(crate) state: RelayState,
+    pub(crate) reason: Option<String>,
+    /// How many contents before the current one were given up because the object changed.
+    pub(crate) attempt: u32,
+    pub(crate) sid: Option<Sid>,
+    /// Somebody asked for it in its own right, so it outlives the distribution tasks that need it.
+    pub(crate) pinned: bool,
+    pub(crate) created_us: i64,
+    /// When it became final, failed or cancelled; 0 before.
+    pub(crate) ended_us: i64,
+}
+
+impl RelayTaskRow {
+    /// Nodes work on it or keep serving it.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.state, RelayState::Open | RelayState::Final)
+    }
+}
+
+/// A relay said that it cannot go on with a relay task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct RelayFailureRow {
+    pub(crate) relay_task: String,
+    pub(crate) node: NodeId,
+    pub(crate) boot: u64,
+    pub(crate) kind: RelayFailureKind,
+    pub(crate) message: String,
+}
+
+/// Where a content stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ContentState {
+    Relaying,
+    Final,
+    /// The object changed: nobody fetches or serves it any more.
+    Superseded,
+}
+
+/// A content.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ContentRow {
+    pub(crate) sid: Sid,
+    pub(crate) relay_task: String,
+    pub(crate) state: ContentState,
+    pub(crate) length: u64,
+    pub(crate) piece_length: u32,
+    pub(crate) name: String,
+    pub(crate) etag: Option<String>,
+    pub(crate) last_modified: Option<String>,
+    pub(crate) ranges: bool,
+    pub(crate) genesis: HexBytes,
+    /// The secret in the announce URL of its torrent.
+    pub(crate) announce_key: String,
+    pub(crate) info_hash: Option<InfoHash>,
+    pub(crate) root: Option<Sha256>,
+    pub(crate) created_us: i64,
+}
+
+impl ContentRow {
+    /// How it divides into pieces. `None` only if the row was damaged.
+    pub(crate) fn layout(&self) -> Option<Layout> {
+        Layout::new(Some(self.length), self.piece_length).ok()
+    }
+}
+
+/// Digests of a run of pieces, packed as in [`unpack`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct FactRow {
+    pub(crate) sid: Sid,
+    pub(crate) first: u32,
+    pub(crate) relay: NodeId,
+    pub(crate) digests: Vec<u8>,
+}
+
+/// A range lease that was dealt at some time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LeaseRow {
+    pub(crate) id: u64,
+    pub(crate) sid: Sid,
+    pub(crate) node: NodeId,
+    pub(crate) boot: u64,
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+}
+
+/// A distribution task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TaskRow {
+    pub(crate) id: String,
+    pub(crate) relay_task: String,
+    pub(crate) target: String,
+    pub(crate) cancelled: bool,
+    pub(crate) created_us: i64,
+}
+
+/// One agent of a distribution task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TaskAgentRow {
+    pub(crate) task: String,
+    pub(crate) node: NodeId,
+    pub(crate) state: AgentState,
+    pub(crate) reason: Option<String>,
+    pub(crate) bytes: u64,
+    pub(crate) sources: SourceBytes,
+}
+
+/// One step of the durable state; rows replace those with the same key.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Change {
+    JoinToken(JoinTokenRow),
+    Node(NodeRow),
+    /// A short-lived node is gone for good.
+    ForgetNode(NodeId),
+    RelayTask(RelayTaskRow),
+    RelayFailure(RelayFailureRow),
+    Content(ContentRow),
+    /// Nobody relays the content any more: its leases (always) and facts (when superseded) are of no use.
+    EndRelaying {
+        sid: Sid,
+        superseded: bool,
+    },
+    /// The raw info dict of a content that becomes final.
+    Info {
+        sid: Sid,
+        info: Vec<u8>,
+    },
+    Fact(FactRow),
+    /// Control signed a record.
+    Record(Signed),
+    /// Nobody needs the records before this one: a newer snapshot says the same.
+    DropRecords {
+        sid: Sid,
+        before: Head,
+    },
+    Lease(LeaseRow),
+    Task(TaskRow),
+    TaskAgent(TaskAgentRow),
+}
+
+/// All that control knows for good. Large things of final contents (facts, info dicts) stay in the database only.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Model {
+    pub(crate) join_tokens: BTreeMap<String, JoinTokenRow>,
+    pub(crate) nodes: BTreeMap<NodeId, NodeRow>,
+    pub(crate) relay_tasks: BTreeMap<String, RelayTaskRow>,
+    pub(crate) failures: BTreeMap<String, BTreeMap<NodeId, RelayFailureRow>>,
+    pub(crate) contents: BTreeMap<Sid, ContentRow>,
+    /// Piece digests of the contents that are being relayed.
+    pub(crate) pieces: BTreeMap<Sid, PieceTable>,
+    /// Signed records of contents, as far as somebody may still want them.
+    pub(crate) records: BTreeMap<Sid, Records>,
+    /// Leases of the contents that are being relayed, oldest first.
+    pub(crate) leases: BTreeMap<Sid, Vec<LeaseRow>>,
+    pub(crate) tasks: BTreeMap<String, TaskRow>,
+    pub(crate) task_agents: BTreeMap<String, BTreeMap<NodeId, TaskAgentRow>>,
+    /// The newest relay task of each URL.
+    pub(crate) by_url: HashMap<String, String>,
+    /// The distribution tasks of each relay task.
+    pub(crate) tasks_of_relay_task: HashMap<String, BTreeSet<String>>,
+    /// The distribution tasks of each agent, cancelled ones included.
+    pub(crate) tasks_of_node: HashMap<NodeId, BTreeSet<String>>,
+    /// The content of each announce key.
+    pub(crate) by_announce_key: HashMap<String, Sid>,
+}
+
+impl Model {
+    /// Takes one step.
+    pub(crate) fn apply(&mut self, change: Change) {
+        match change {
+            Change::JoinToken(row) => {
+                self.join_tokens.insert(row.id.clone(), row);
+            }
+            Change::Node(row) => {
+                self.nodes.insert(row.id, row);
+            }
+            Change::ForgetNode(node) => {
+                self.nodes.remove(&node);
+            }
+            Change::RelayTask(row) => self.relay_task(row),
+            Change::RelayFailure(row) => {
+                let of_task = self.failures.entry(row.relay_task.clone()).or_default();
+                of_task.insert(row.node, row);
+            }
+            Change::Content(row) => self.content(row),
+            Change::EndRelaying { sid, .. } => {
+                self.leases.remove(&sid);
+                self.pieces.remove(&sid);
+            }
+            Change::Info { .. } => {}
+            Change::Fact(row) => {
+                if let Some(pieces) = self.pieces.get_mut(&row.sid) {
+                    for (piece, digests) in (row.first..).zip(unpack(&row.digests)) {
+                        pieces.insert(row.relay, piece, digests);
+                    }
+                }
+            }
+            Change::Record(signed) => {
+                let of_content = self.records.entry(signed.record().sid).or_default();
+                of_content.insert(signed);
+            }
+            Change::DropRecords { sid, before } => {
+                if let Some(records) = self.records.get_mut(&sid) {
+                    records.drop_before(before);
+                    if records.head() == Head::default() {
+                        self.records.remove(&sid);
+                    }
+                }
+            }
+            Change::Lease(row) => {
+                self.leases.entry(row.sid).or_default().push(row);
+            }
+            Change::Task(row) => {
+                let of_relay_task = self.tasks_of_relay_task.entry(row.relay_task.clone());
+                of_relay_task.or_default().insert(row.id.clone());
+                self.tasks.insert(row.id.clone(), row);
+            }
+            Change::TaskAgent(row) => {
+                let of_node = self.tasks_of_node.entry(row.node).or_default();
+                of_node.insert(row.task.clone());
+                let of_task = self.task_agents.entry(row.task.clone()).or_default();
+                of_task.insert(row.node, row);
+            }
+        }
+    }
+
+    fn relay_task(&mut self, row: RelayTaskRow) {
+        let newest = self.by_url.entry(row.url.clone()).or_default();
+        let older = self.relay_tasks.get(newest.as_str());
+        if older.is_none_or(|older| (older.created_us, &older.id) <= (row.created_us, &row.id)) {
+            newest.clone_from(&row.id);
+        }
+        self.relay_tasks.insert(row.id.clone(), row);
+    }
+
+    fn content(&mut self, row: ContentRow) {
+        self.by_announce_key
+            .insert(row.announce_key.clone(), row.sid);
+        if row.state == ContentState::Relaying {
+            let count = row.layout().map_or(0, |layout| layout.piece_count());
+            let pieces = self.pieces.entry(row.sid);
+            pieces.or_insert_with(|| PieceTable::new(count));
+        }
+        self.contents.insert(row.sid, row);
+    }
+
+    /// The current content of a relay task.
+    pub(crate) fn content_of(&self, relay_task: &RelayTaskRow) -> Option<&ContentRow> {
+        self.contents.get(relay_task.sid.as_ref()?)
+    }
+
+    /// True when the node may report this piece: it holds or once held a lease of it.
+    pub(crate) fn was_leased(&self, sid: Sid, node: NodeId, piece: PieceIndex) -> bool {
+        self.leases.get(&sid).is_some_and(|leases| {
+            leases
+                .iter()
+                .any(|lease| lease.node == node && piece.0.wrapping_sub(lease.first) < lease.count)
+        })
+    }
+}

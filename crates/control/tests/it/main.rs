@@ -1,0 +1,11 @@
+//! A real control on port 0, spoken to over HTTP as nodes, operators and stock clients do.
+
+mod access;
+mod client;
+mod faults;
+mod flow;
+mod growing;
+mod names;
+mod parking;
+mod relays;
+mod tracker;

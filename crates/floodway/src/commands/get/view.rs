@@ -1,0 +1,250 @@
+//! What `get` shows while it runs and when it is done: for people, for programs, or not at all.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use floodway_node::get::{GetReport, GetSource};
+use floodway_node::{GetEvent, Progress, State, Step};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::progress::Progress as Line;
+use crate::{human, say};
+
+/// How often progress is told to programs.
+const JSON_PERIOD: Duration = Duration::from_secs(1);
+
+/// Shows one transfer; clones show the same.
+#[derive(Clone)]
+pub(crate) struct View(Arc<Mutex<Inner>>);
+
+struct Inner {
+    json: bool,
+    quiet: bool,
+    line: Line,
+    name: String,
+    next_json: Instant,
+    /// The report has been told: nothing comes after it.
+    done: bool,
+}
+
+#[derive(Serialize)]
+struct Done<'a> {
+    event: &'static str,
+    #[serde(flatten)]
+    report: &'a GetReport,
+}
+
+impl View {
+    pub(crate) fn new(json: bool, quiet: bool, source: &GetSource) -> Self {
+        let name = match source {
+            GetSource::Torrent(torrent) => torrent.info.name.to_string(),
+            GetSource::Url(_) | GetSource::Sid(_) => String::new(),
+        };
+        Self(Arc::new(Mutex::new(Inner {
+            json,
+            quiet,
+            line: Line::new(json || quiet),
+            name,
+            next_json: Instant::now() + JSON_PERIOD,
+            done: false,
+        })))
+    }
+
+    /// Shows what happened.
+    pub(crate) fn event(&self, event: GetEvent) {
+        let mut inner = self.lock();
+        match event {
+            GetEvent::Waiting(what) => inner.waiting(&what),
+            GetEvent::Found { path, length } => inner.found(&path, length),
+            GetEvent::Progress(progress) => inner.progress(&progress),
+            GetEvent::Reason(reason) => inner.reason(&reason),
+            GetEvent::Step(step, t_unix_us) => inner.step(step, t_unix_us),
+            GetEvent::Seeding(report) => {
+                inner.done(&report);
+                inner.line.clear();
+                inner.say("seeding; Ctrl-C ends it");
+            }
+        }
+    }
+
+    /// Takes the live line away.
+    pub(crate) fn clear(&self) {
+        self.lock().line.clear();
+    }
+
+    /// Shows how it went, once.
+    pub(crate) fn done(&self, report: &GetReport) {
+        self.lock().done(report);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn say(&self, text: &str) {
+        if !self.quiet && !self.json {
+            self.line.note(text);
+        }
+    }
+
+    fn waiting(&self, what: &str) {
+        if self.json {
+            say::json(&json!({"event": "waiting", "for": what}));
+        } else {
+            self.say(&format!("waiting: {what}"));
+        }
+    }
+
+    fn found(&mut self, path: &Path, length: Option<u64>) {
+        if self.json {
+            say::json(&json!({"event": "found", "path": path.to_string_lossy(), "length": length}));
+        }
+        self.name = name(path);
+    }
+
+    fn step(&self, step: Step, t_unix_us: u64) {
+        if !self.json || self.done {
+            return;
+        }
+        match step {
+            Step::FirstByte => say::json(&json!({"event": "first_byte", "t_unix_us": t_unix_us})),
+            Step::FirstVerifiedPiece => {
+                say::json(&json!({"event": "first_verified_piece", "t_unix_us": t_unix_us}));
+            }
+            Step::Facts { verifiable, pieces } => say::json(&json!({
+                "event": "facts",
+                "t_unix_us": t_unix_us,
+                "verifiable": verifiable,
+                "pieces": pieces,
+            })),
+        }
+    }
+
+    fn reason(&self, reason: &str) {
+        if self.json && !self.done {
+            say::json(&json!({"event": "reason", "reason": reason}));
+        }
+    }
+
+    fn progress(&mut self, progress: &Progress) {
+        if self.done {
+            return;
+        }
+        let counters = progress.counters;
+        if self.json && Instant::now() >= self.next_json {
+            self.next_json = Instant::now() + JSON_PERIOD;
+            say::json(&json!({
+                "event": "progress",
+                "bytes": progress.have_bytes,
+                "length": progress.length,
+                "peers": progress.peers,
+                "bytes_per_second": rate(progress),
+                "peer_bytes": counters.peer,
+                "relay_bytes": counters.relay,
+                "origin_bytes": counters.origin,
+                "resumed_bytes": counters.resumed,
+            }));
+        }
+        let name = &self.name;
+        self.line.show(progress.have_bytes, progress.length, || {
+            text(name, progress)
+        });
+    }
+
+    fn done(&mut self, report: &GetReport) {
+        if std::mem::replace(&mut self.done, true) || self.quiet {
+            return;
+        }
+        if self.json {
+            say::json(&Done {
+                event: "done",
+                report,
+            });
+            return;
+        }
+        self.line.clear();
+        let fetched = report.peer_bytes + report.relay_bytes + report.origin_bytes;
+        let sources = human::sources(report.peer_bytes, report.relay_bytes, report.origin_bytes);
+        let sources = if sources.is_empty() {
+            "nothing had to be fetched".into()
+        } else {
+            sources
+        };
+        say::line(format_args!(
+            "{}  {} in {:.1}s ({})  {sources}",
+            report.path.display(),
+            human::bytes(report.bytes),
+            report.seconds,
+            human::rate(per_second(fetched, report.seconds)),
+        ));
+        match report.sha256 {
+            Some(sha256) => say::line(format_args!(
+                "verified by {}, sha256 {sha256}",
+                report.verified_by
+            )),
+            None => say::line(format_args!("verified by {}", report.verified_by)),
+        }
+        for reason in &report.reasons {
+            say::note(format_args!("note: {reason}"));
+        }
+    }
+}
+
+fn name(path: &Path) -> String {
+    path.file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default()
+}
+
+fn rate(progress: &Progress) -> u64 {
+    progress
+        .rate_peer
+        .0
+        .saturating_add(progress.rate_relay.0)
+        .saturating_add(progress.rate_origin.0)
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a rate for people"
+)]
+fn per_second(bytes: u64, seconds: f64) -> u64 {
+    (bytes as f64 / seconds.max(0.001)) as u64
+}
+
+/// One line: what, how fast, how long still, from where.
+fn text(name: &str, progress: &Progress) -> String {
+    let mut parts = vec![name.to_owned()];
+    match &progress.state {
+        State::Checking => parts.push("examining what is here".into()),
+        State::Paused(why) => parts.push(format!("paused: {why}")),
+        State::Failed(why) => parts.push(format!("failed: {why}")),
+        State::Finishing | State::Done => parts.push("finishing".into()),
+        State::Fetching => {
+            let rate = rate(progress);
+            parts.push(human::rate(rate));
+            let left = progress.length.saturating_sub(progress.have_bytes);
+            if let Some(seconds) = left.checked_div(rate) {
+                parts.push(format!(
+                    "ETA {}",
+                    human::duration(Duration::from_secs(seconds))
+                ));
+            }
+            parts.push(format!("{} peers", progress.peers));
+        }
+    }
+    let counters = progress.counters;
+    parts.push(human::sources(
+        counters.peer,
+        counters.relay,
+        counters.origin,
+    ));
+    parts.retain(|part| !part.is_empty());
+    parts.join("  ")
+}

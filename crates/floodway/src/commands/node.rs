@@ -1,0 +1,174 @@
+//! `floodway node list` and `floodway node token create|list|revoke`.
+
+use std::collections::BTreeMap;
+
+use clap::{Args, Subcommand, ValueEnum};
+use floodway_api::rest::{CreateJoinToken, JoinToken, NodeView, Role};
+
+use crate::client::{ClientArgs, failure};
+use crate::exit::{Exit, Outcome};
+use crate::human::{self, Table};
+use crate::{runtime, say};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// List relays and agents
+    List(ListArgs),
+    /// Join tokens: what admits a new node and fixes its labels
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a join token and print it
+    Create(CreateArgs),
+    /// List join tokens, without the tokens themselves
+    List(ListArgs),
+    /// Stop a join token from admitting anybody else
+    Revoke(RevokeArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ListArgs {
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CreateArgs {
+    /// The only role it admits [default: both]
+    #[arg(long)]
+    role: Option<RoleArg>,
+    /// A label that its nodes get; may be given several times
+    #[arg(long, value_name = "K=V", value_parser = label)]
+    label: Vec<(String, String)>,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RevokeArgs {
+    /// The token's id, as `node token list` shows it
+    #[arg(value_name = "ID")]
+    id: String,
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RoleArg {
+    Relay,
+    Agent,
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.into(), value.into())),
+        _ => Err("write a label as KEY=VALUE".into()),
+    }
+}
+
+pub(crate) fn run(command: NodeCommand) -> Outcome {
+    runtime::small()?.block_on(async {
+        match command {
+            NodeCommand::List(args) => {
+                let list = args.client.operator()?.nodes().await.map_err(failure)?;
+                if args.json {
+                    say::json(&list);
+                } else {
+                    say::line(nodes(&list.nodes));
+                }
+            }
+            NodeCommand::Token(command) => token(command).await?,
+        }
+        Ok(Exit::Done)
+    })
+}
+
+async fn token(command: TokenCommand) -> Result<(), crate::exit::Failure> {
+    match command {
+        TokenCommand::Create(args) => {
+            let create = CreateJoinToken {
+                role: args.role.map(|role| match role {
+                    RoleArg::Relay => Role::Relay,
+                    RoleArg::Agent => Role::Agent,
+                }),
+                labels: args.label.into_iter().collect(),
+            };
+            let client = args.list.client.operator()?;
+            let made = client.create_join_token(&create).await.map_err(failure)?;
+            if args.list.json {
+                say::json(&made);
+            } else {
+                say::line(made.token.as_deref().unwrap_or_default());
+            }
+        }
+        TokenCommand::List(args) => {
+            let list = args
+                .client
+                .operator()?
+                .join_tokens()
+                .await
+                .map_err(failure)?;
+            if args.json {
+                say::json(&list);
+            } else {
+                say::line(tokens(&list.tokens));
+            }
+        }
+        TokenCommand::Revoke(args) => {
+            let client = args.list.client.operator()?;
+            let revoked = client.revoke_join_token(&args.id).await.map_err(failure)?;
+            if args.list.json {
+                say::json(&revoked);
+            } else {
+                say::line(format_args!("revoked {}", revoked.id));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn nodes(nodes: &[NodeView]) -> Table {
+    let mut table = Table::new(&["node", "name", "role", "live", "labels", "peer", "http"]);
+    for node in nodes {
+        table.row(&[
+            &node.node,
+            &node.name,
+            &human::word(node.role),
+            &if node.live { "yes" } else { "no" },
+            &labels(&node.labels),
+            &node.peer.as_deref().unwrap_or("-"),
+            &node.http.as_deref().unwrap_or("-"),
+        ]);
+    }
+    table
+}
+
+fn tokens(tokens: &[JoinToken]) -> Table {
+    let mut table = Table::new(&["id", "role", "labels", "state"]);
+    for token in tokens {
+        table.row(&[
+            &token.id,
+            &token.role.map_or_else(|| "both".into(), human::word),
+            &labels(&token.labels),
+            &if token.revoked { "revoked" } else { "valid" },
+        ]);
+    }
+    table
+}
+
+fn labels(labels: &BTreeMap<String, String>) -> String {
+    if labels.is_empty() {
+        return "-".into();
+    }
+    labels
+        .iter()
+        .map(|(key, value)| format!("{key}={value}"))
+        .collect::<Vec<_>>()
+        .join(",")
+}

@@ -1,0 +1,155 @@
+//! `floodway publish`: bring a file to the relays and, with `--to`, onto agents.
+
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use floodway_api::rest::{CreateTask, Task, TaskState};
+use floodway_api::sync::AgentState;
+use floodway_node::control_client::ControlClient;
+use tokio_util::sync::CancellationToken;
+
+use super::task;
+use crate::client::{ClientArgs, failure};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::progress::Progress;
+use crate::{human, later, runtime, say, signals};
+
+/// How often control is asked while waiting.
+const POLL: Duration = Duration::from_millis(250);
+/// How long control may be away while waiting.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+#[derive(Args, Debug)]
+pub(crate) struct PublishArgs {
+    /// The origin object: http(s)://…, or file:///… on the relays
+    #[arg(value_name = "URL")]
+    url: String,
+    /// Agents by label, `K=V[,K=V…]` (all must match), or `all`; else only the relays get it
+    #[arg(long, value_name = "LABELS")]
+    to: Option<String>,
+    /// Wait until it is done everywhere, or failed
+    #[arg(long)]
+    wait: bool,
+    /// Print one JSON object at the end
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+pub(crate) fn run(args: PublishArgs) -> Outcome {
+    later::refuse_scheme(&args.url)?;
+    let client = args.client.operator()?;
+    runtime::small()?.block_on(async {
+        let shutdown = signals::shutdown()?;
+        let create = CreateTask { url: args.url, to: args.to };
+        let task = client.create_task(&create).await.map_err(failure)?;
+        if !args.wait {
+            task::print(&task, args.json);
+            return Ok(Exit::Done);
+        }
+        let mut progress = Progress::new(args.json);
+        let waited = wait(&client, task, &mut progress, &shutdown).await;
+        progress.clear();
+        let (task, end) = waited?;
+        task::print(&task, args.json);
+        match end {
+            End::Done => Ok(Exit::Done),
+            End::Failed(message) => {
+                // The JSON line about the task stands for the failure.
+                say::note(format_args!("error: {message}"));
+                Ok(Exit::Failed)
+            }
+            End::Interrupted => {
+                say::note("interrupted: the task goes on; `floodway task show` shows it, `floodway task cancel` stops it");
+                Ok(Exit::Interrupted)
+            }
+        }
+    })
+}
+
+enum End {
+    Done,
+    Failed(String),
+    Interrupted,
+}
+
+async fn wait(
+    client: &ControlClient,
+    mut task: Task,
+    progress: &mut Progress,
+    shutdown: &CancellationToken,
+) -> Result<(Task, End), Failure> {
+    let id = task.task.clone().unwrap_or_else(|| task.relay_task.clone());
+    let mut state = None;
+    let mut heard = Instant::now();
+    loop {
+        if state != Some(task.state) {
+            progress.note(&format!("task {id}: {}", human::word(task.state)));
+            state = Some(task.state);
+        }
+        show(&task, progress);
+        if let Some(end) = end(&task) {
+            return Ok((task, end));
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return Ok((task, End::Interrupted)),
+            () = tokio::time::sleep(POLL) => {}
+        }
+        match client.task(&id).await {
+            Ok(newer) => {
+                task = newer;
+                heard = Instant::now();
+            }
+            Err(error) if error.is_unreachable() && heard.elapsed() < PATIENCE => {}
+            Err(error) => return Err(failure(error)),
+        }
+    }
+}
+
+fn show(task: &Task, progress: &mut Progress) {
+    let held: u64 = task.agents.iter().map(|agent| agent.bytes).sum();
+    let verified = task
+        .agents
+        .iter()
+        .filter(|agent| agent.state == AgentState::Verified)
+        .count();
+    let total = task.length.unwrap_or(0) * task.agents.len() as u64;
+    progress.show(held, total.max(1), || {
+        let sum = |of: fn(&floodway_api::rest::SourceBytes) -> u64| {
+            task.agents.iter().map(|agent| of(&agent.sources)).sum()
+        };
+        let sources = human::sources(sum(|s| s.peer), sum(|s| s.relay), sum(|s| s.origin));
+        format!(
+            "{}  {verified} of {} agents verified  {sources}",
+            human::word(task.state),
+            task.agents.len()
+        )
+    });
+}
+
+/// Whether there is nothing more to wait for.
+fn end(task: &Task) -> Option<End> {
+    let failed = task
+        .agents
+        .iter()
+        .find(|agent| agent.state == AgentState::Failed);
+    if let Some(agent) = failed {
+        let reason = agent.reason.as_deref().unwrap_or("it gave no reason");
+        return Some(End::Failed(format!(
+            "agent {} ({}) failed: {reason}",
+            agent.name, agent.node
+        )));
+    }
+    match task.state {
+        TaskState::Pending | TaskState::Probing | TaskState::Relaying | TaskState::Running => None,
+        // Without agents the relay task is all there is.
+        TaskState::Final => task.task.is_none().then_some(End::Done),
+        TaskState::Done => Some(End::Done),
+        TaskState::Failed => {
+            let reason = task.reason.as_deref().unwrap_or("control gave no reason");
+            Some(End::Failed(format!("the task failed: {reason}")))
+        }
+        TaskState::Cancelled => Some(End::Failed("the task was cancelled".into())),
+    }
+}

@@ -1,0 +1,217 @@
+//! Streaming start: agents have pieces while the relay still fetches the rest, each verified before it is used.
+
+use std::fs;
+use std::time::Duration;
+
+use floodway_testkit::third_party::Libtorrent;
+use floodway_testkit::{
+    Fleet, Lie, Node, ScriptedOrigin, Site, TestDir, random_bytes, request, task_id, wait_until,
+    without_key,
+};
+use serde_json::Value;
+
+const MIB: u64 = 1 << 20;
+/// The length of these files' pieces.
+const PIECE: u64 = 256 << 10;
+const PATIENCE: Duration = Site::PATIENCE;
+
+/// A paced origin, and a fleet that may read it.
+struct Stage {
+    fleet: Fleet,
+    origin: ScriptedOrigin,
+    url: String,
+    length: u64,
+    dir: TestDir,
+}
+
+impl Stage {
+    /// Each connection to the origin gets so many bytes a second.
+    fn new(length: u64, rate: u64) -> Self {
+        let dir = TestDir::new();
+        let origin = ScriptedOrigin::start_limited(random_bytes(length, 9), Lie::None, rate);
+        let fleet = Fleet::start(
+            env!("CARGO_BIN_EXE_floodway"),
+            dir.folder("fleet"),
+            [origin.url("/")],
+        );
+        Self {
+            fleet,
+            url: origin.url("/disk.img"),
+            origin,
+            length,
+            dir,
+        }
+    }
+
+    fn begin(&self) -> String {
+        task_id(&self.fleet.create_task(&self.url, Some("all")))
+    }
+
+    /// Waits for the end of the task, and looks at every byte.
+    fn ends(&self, task: &str, agents: &[Node]) -> Value {
+        let ended = self.fleet.await_task(task, &["done", "failed"], PATIENCE);
+        assert_eq!(ended["state"], "done", "{ended:#}");
+        for agent in agents {
+            assert!(fs::read(agent.files.join("disk.img")).unwrap() == self.origin.body());
+        }
+        ended
+    }
+}
+
+/// Waits until the relay has fetched so many bytes.
+fn fetched(relay: &Node, bytes: u64) {
+    wait_until("bytes at the relay", PATIENCE, || {
+        (of_origin(relay) >= bytes).then_some(())
+    });
+}
+
+fn of_origin(node: &Node) -> u64 {
+    node.metric("floodway_origin_body_bytes_total")
+}
+
+/// Waits until every agent has received bytes of peers.
+fn all_receive(agents: &[Node]) {
+    for agent in agents {
+        wait_until("bytes from peers", PATIENCE, || {
+            (agent.metric("floodway_peer_received_bytes_total") >= PIECE).then_some(())
+        });
+    }
+}
+
+#[test]
+fn agents_have_the_first_pieces_while_the_relay_fetches_the_rest() {
+    let mut stage = Stage::new(24 * MIB, 2 * MIB);
+    // Before, ..
+    let mut agents = stage.fleet.agents(2);
+    stage.fleet.await_live_nodes(2);
+    let token = stage.fleet.join_token();
+    let log = ["--log", "floodway_node=info", "--log-json"];
+    let mut relays = [stage.fleet.node("relay", &token, &log)];
+    let task = stage.begin();
+    let said = relays[0].process.stderr_line("first_complete_piece");
+    assert!(said.contains("\"t_unix_us\":"), "{said}");
+    all_receive(&agents);
+    let early = of_origin(&relays[0]);
+    assert!(
+        early < stage.length / 2,
+        "{early} bytes were fetched by then"
+    );
+    // .. during, ..
+    fetched(&relays[0], stage.length / 2);
+    agents.extend(stage.fleet.agents(1));
+    let during = stage.begin();
+    all_receive(&agents);
+    assert!(
+        of_origin(&relays[0]) < stage.length,
+        "the relay still fetches"
+    );
+    for task in [&task, &during] {
+        let ended = stage.ends(task, &agents[..2]);
+        let agents = ended["agents"].as_array().unwrap();
+        for agent in agents {
+            assert_eq!(agent["reason"], "facts", "{ended:#}");
+            assert_eq!(agent["sources"]["origin"], 0, "{ended:#}");
+        }
+    }
+    // .. and after.
+    agents.extend(stage.fleet.agents(1));
+    let after = stage.begin();
+    stage.ends(&after, &agents);
+    let sent = stage.origin.body_bytes();
+    assert!(sent * 10 <= stage.length * 11, "{sent} bytes of one copy");
+}
+
+#[test]
+fn a_relay_killed_midway_goes_on_with_what_it_has() {
+    let mut stage = Stage::new(16 * MIB, 2 * MIB);
+    let agents = stage.fleet.agents(2);
+    let mut relays = stage.fleet.relays(1);
+    stage.fleet.await_live_nodes(3);
+    let task = stage.begin();
+    all_receive(&agents);
+    fetched(&relays[0], stage.length / 2);
+    relays[0].process.kill9();
+    relays[0].restart();
+    stage.ends(&task, &agents);
+    // What was under way on two connections is lost, and blocks of the last two seconds.
+    let again = stage.origin.body_bytes() - stage.length;
+    assert!(again <= 10 * MIB, "{again} bytes were fetched again");
+}
+
+#[test]
+fn control_may_be_killed_and_started_again_midway() {
+    let mut stage = Stage::new(16 * MIB, 2 * MIB);
+    let agents = stage.fleet.agents(2);
+    let relays = stage.fleet.relays(1);
+    stage.fleet.await_live_nodes(3);
+    let task = stage.begin();
+    all_receive(&agents);
+    fetched(&relays[0], stage.length / 2);
+    stage.fleet.control.kill9();
+    stage.fleet.control.restart();
+    stage.fleet.control.ready();
+    stage.ends(&task, &agents);
+    let sent = stage.origin.body_bytes();
+    assert!(sent * 10 <= stage.length * 11, "{sent} bytes of one copy");
+}
+
+#[test]
+fn a_plain_http_client_reads_the_file_while_it_grows() {
+    let mut stage = Stage::new(8 * MIB, 2 * MIB);
+    let relays = stage.fleet.relays(1);
+    stage.fleet.await_live_nodes(1);
+    let relay_task = task_id(&stage.fleet.create_task(&stage.url, None));
+    let sid = wait_until("a content", PATIENCE, || {
+        let task = stage.fleet.task(&relay_task);
+        task["sid"].as_str().map(ToOwned::to_owned)
+    });
+    let path = format!("/api/v1/s/{sid}/capability");
+    let url = wait_until("a relay that serves it", PATIENCE, || {
+        let made = stage.fleet.api();
+        let made = made.post(&path, &serde_json::json!({ "seconds": 600 }));
+        made.json()["urls"][0].as_str().map(ToOwned::to_owned)
+    });
+    let read = |range: &str| {
+        let reply = request("GET", &url, &[("range", range)], b"");
+        reply.expect_status(206).body
+    };
+    let first = read("bytes=0-9");
+    assert_eq!(first, &stage.origin.body()[..10]);
+    assert!(
+        of_origin(&relays[0]) < stage.length,
+        "the relay still fetches"
+    );
+    // The end is not there yet: the reply waits for it.
+    let last = stage.origin.body().len() - 10;
+    assert_eq!(read("bytes=-10"), &stage.origin.body()[last..]);
+    assert!(read("bytes=0-") == stage.origin.body());
+}
+
+#[test]
+fn third_party_libtorrent_joins_when_it_is_final_and_costs_the_origin_nothing() {
+    let Some(libtorrent) = Libtorrent::find() else {
+        return;
+    };
+    let mut stage = Stage::new(8 * MIB, 4 * MIB);
+    let agents = stage.fleet.agents(2);
+    let mut relays = stage.fleet.relays(1);
+    stage.fleet.await_live_nodes(3);
+    let task = stage.begin();
+    let ended = stage.ends(&task, &agents);
+    let sent = stage.origin.body_bytes();
+    // The agents alone have it, by the name that they made themselves.
+    relays[0].process.kill9();
+    let torrent = stage.dir.join("disk.torrent");
+    let bytes = stage.fleet.torrent(ended["sid"].as_str().unwrap());
+    fs::write(&torrent, without_key(&bytes, "url-list")).unwrap();
+    let folder = stage.dir.folder("lt");
+    libtorrent
+        .transfer(&torrent, &folder, "127.0.0.2")
+        .event("done");
+    assert!(fs::read(folder.join("disk.img")).unwrap() == stage.origin.body());
+    assert_eq!(
+        stage.origin.body_bytes(),
+        sent,
+        "no byte more of the origin"
+    );
+}

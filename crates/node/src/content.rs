@@ -1,0 +1,385 @@
+//! One content of a session: the handle that the roles hold, and what its parts share.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use bytes::Bytes;
+use floodway_proto::record::{Head, Signed};
+use floodway_proto::wire::Limits as WireLimits;
+use floodway_proto::{Bitfield, InfoHash, Layout, PieceIndex, Sid};
+use floodway_store::Store;
+use floodway_swarm::{Counters, Limits};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::session::{Session, WeakSession};
+
+mod blame;
+mod disk;
+mod driver;
+mod growing;
+mod packet;
+mod park;
+mod sources;
+mod spec;
+
+pub(crate) use driver::start;
+pub use growing::Growth;
+pub(crate) use packet::{Item, Packet, PeerOut, Reading};
+pub use spec::{
+    AddError, ContentError, ContentEvent, ContentSpec, Finished, HttpSource, Progress, ReadError,
+    State, Target,
+};
+
+/// A content that a [`Session`](crate::Session) fetches or serves. Clones are the same content; its task runs until
+/// [`Content::stop`] or [`Session::shutdown`](crate::Session::shutdown).
+#[derive(Clone, Debug)]
+pub struct Content {
+    shared: Arc<Shared>,
+}
+
+/// What the handle, the driver and the connections of one content share.
+pub(crate) struct Shared {
+    pub(crate) layout: Layout,
+    pub(crate) wire_limits: WireLimits,
+    pub(crate) sid: Option<Sid>,
+    /// Handshake names, in the order in which they became known.
+    names: RwLock<Vec<InfoHash>>,
+    /// The hashes of all pieces are known.
+    is_final: AtomicBool,
+    /// They become known by records, which own nodes are told and asked for.
+    pub(crate) growth: Option<GrowthSeen>,
+    /// Pieces that are held and that others can verify.
+    offered: watch::Sender<Bitfield>,
+    /// `None` once the content was stopped.
+    store: RwLock<Option<Arc<Store>>>,
+    session: WeakSession,
+    /// From connections and fetches to the driver: bounded, so that a busy driver slows them down.
+    pub(crate) packets: mpsc::Sender<Packet>,
+    commands: mpsc::UnboundedSender<Command>,
+    pub(crate) reading: watch::Receiver<Reading>,
+    progress: watch::Receiver<Progress>,
+    outcome: watch::Receiver<Option<Outcome>>,
+    events: Mutex<Events>,
+}
+
+/// What connections must know of a content that grows.
+pub(crate) struct GrowthSeen {
+    pub(crate) is_relay: bool,
+    /// The newest record of control up to which all is known.
+    head: Mutex<Head>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Content")
+            .field("names", &self.names())
+            .finish_non_exhaustive()
+    }
+}
+
+/// How a content ended.
+pub(crate) type Outcome = Result<Complete, ContentError>;
+
+/// A content that is complete.
+#[derive(Clone)]
+pub(crate) struct Complete {
+    finished: Finished,
+    /// The file has its final name.
+    named: bool,
+}
+
+/// What the handle asks of the driver.
+pub(crate) enum Command {
+    AddPeers(Vec<SocketAddr>),
+    SetSources(Vec<HttpSource>),
+    SetLeases(Vec<Range<u32>>),
+    Records(Vec<Signed>),
+    SetLimits(Limits),
+    Finish,
+    Stop {
+        delete_unfinished: bool,
+        stopped: oneshot::Sender<()>,
+    },
+}
+
+/// Those who listen, and what happened before the first of them did.
+#[derive(Default)]
+struct Events {
+    listeners: Vec<mpsc::UnboundedSender<ContentEvent>>,
+    early: Vec<ContentEvent>,
+    /// Somebody has listened: nothing is kept for later any more.
+    started: bool,
+}
+
+impl Events {
+    /// More events than this are not kept for the first listener.
+    const EARLY_LIMIT: usize = 70_000;
+}
+
+impl Shared {
+    pub(crate) fn names(&self) -> Vec<InfoHash> {
+        self.names
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Peers may ask for it by this name too.
+    fn add_name(self: &Arc<Self>, session: &Session, name: InfoHash) -> Result<(), AddError> {
+        session.route(name, self)?;
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+        Ok(())
+    }
+
+    /// The newest record of control up to which all is known, if the content grows.
+    pub(crate) fn head(&self) -> Head {
+        let head = self.growth.as_ref().map(|growth| &growth.head);
+        head.map_or_else(Head::default, |head| {
+            *head.lock().unwrap_or_else(PoisonError::into_inner)
+        })
+    }
+
+    fn set_head(&self, head: Head) {
+        if let Some(growth) = &self.growth {
+            *growth.head.lock().unwrap_or_else(PoisonError::into_inner) = head;
+        }
+    }
+
+    /// True once the hashes of all pieces are known.
+    pub(crate) fn is_final(&self) -> bool {
+        self.is_final.load(Ordering::Relaxed)
+    }
+
+    /// The store, unless the content was stopped.
+    pub(crate) fn store(&self) -> Option<Arc<Store>> {
+        self.store
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// True when `pieces` has all that hold these bytes.
+    fn covers(&self, pieces: &Bitfield, range: &Range<u64>) -> bool {
+        let first = self.layout.piece_at(range.start);
+        let last = self.layout.piece_at(range.end.saturating_sub(1));
+        match (first, last) {
+            (Some(first), Some(last)) => (first.0..=last.0).all(|piece| pieces.get(piece)),
+            // Beyond the end there is nothing to wait for.
+            _ => true,
+        }
+    }
+
+    /// The pieces are offered to others from now on, or no more.
+    fn offer(&self, pieces: impl IntoIterator<Item = PieceIndex>, is_offered: bool) {
+        self.offered.send_if_modified(|offered| {
+            let mut changed = false;
+            for PieceIndex(piece) in pieces {
+                changed |= if is_offered {
+                    offered.set(piece)
+                } else {
+                    offered.clear(piece)
+                };
+            }
+            changed
+        });
+    }
+
+    fn take_store(&self) -> Option<Arc<Store>> {
+        let store = self
+            .store
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        // Whoever waits for more pieces waits in vain.
+        self.offered.send_modify(|_| ());
+        store
+    }
+
+    fn tell(&self, event: ContentEvent) {
+        let mut events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        if !events.started {
+            if events.early.len() < Events::EARLY_LIMIT {
+                events.early.push(event);
+            }
+            return;
+        }
+        events
+            .listeners
+            .retain(|listener| listener.send(event.clone()).is_ok());
+    }
+}
+
+impl Content {
+    /// How far it is: changes a few times a second, and at every change of [`State`].
+    pub fn progress(&self) -> watch::Receiver<Progress> {
+        self.shared.progress.clone()
+    }
+
+    /// Waits until the file is complete: finally named, if that was not to wait.
+    ///
+    /// # Errors
+    /// [`ContentError`] when it will never be: stopped, or a disk that refuses for good.
+    pub async fn done(&self) -> Result<Finished, ContentError> {
+        self.ends(|_| true).await
+    }
+
+    /// Waits until the file has its final name, after [`Content::finish`] where that is needed.
+    ///
+    /// # Errors
+    /// As [`Content::done`].
+    pub async fn named(&self) -> Result<Finished, ContentError> {
+        self.ends(|complete| complete.named).await
+    }
+
+    async fn ends(&self, is: impl Fn(&Complete) -> bool) -> Result<Finished, ContentError> {
+        let is = |outcome: &Option<Outcome>| match outcome {
+            Some(Ok(complete)) => is(complete),
+            Some(Err(_)) => true,
+            None => false,
+        };
+        let mut outcome = self.shared.outcome.clone();
+        let ended = outcome.wait_for(is).await;
+        match ended.as_deref() {
+            Ok(Some(outcome)) => outcome.clone().map(|complete| complete.finished),
+            Ok(None) | Err(_) => Err(ContentError::Stopped),
+        }
+    }
+
+    /// What happens from now on; the first listener also gets what happened before.
+    pub fn events(&self) -> mpsc::UnboundedReceiver<ContentEvent> {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let mut events = self
+            .shared
+            .events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        events.started = true;
+        for event in std::mem::take(&mut events.early) {
+            // The receiver is in our hands.
+            let _ = sender.send(event);
+        }
+        events.listeners.push(sender);
+        receiver
+    }
+
+    /// Peers may be found at these addresses.
+    pub fn add_peers(&self, peers: Vec<SocketAddr>) {
+        self.command(Command::AddPeers(peers));
+    }
+
+    /// These are all HTTP sources from now on. Requests to those that stay go on.
+    pub fn set_sources(&self, sources: Vec<HttpSource>) {
+        self.command(Command::SetSources(sources));
+    }
+
+    /// This node is to fetch these pieces from its origin for everybody: the whole list.
+    pub fn set_leases(&self, leases: Vec<Range<u32>>) {
+        self.command(Command::SetLeases(leases));
+    }
+
+    /// Peers may ask for it by this name too.
+    ///
+    /// # Errors
+    /// [`AddError`] when another content has the name, or the session is shutting down.
+    pub fn add_name(&self, name: InfoHash) -> Result<(), AddError> {
+        let session = self.shared.session.upgrade().ok_or(AddError::Closed)?;
+        self.shared.add_name(&session, name)
+    }
+
+    /// The newest record of control up to which all of a growing content is known; `None` for others.
+    pub fn head(&self) -> Option<Head> {
+        self.shared.growth.as_ref().map(|_| self.shared.head())
+    }
+
+    /// Records about a growing content, from control or from disk. Each is verified, and passed on if it is new.
+    pub fn add_records(&self, records: Vec<Signed>) {
+        self.command(Command::Records(records));
+    }
+
+    /// New limits for this content.
+    pub fn set_limits(&self, limits: Limits) {
+        self.command(Command::SetLimits(limits));
+    }
+
+    /// Gives the file its final name as soon as it is complete, where the target was told to wait for this.
+    pub fn finish(&self) {
+        self.command(Command::Finish);
+    }
+
+    /// Reads bytes of held pieces. Waits for nothing but the disk.
+    ///
+    /// # Errors
+    /// [`ReadError`] when not all of them are held, or the disk refused.
+    pub async fn read(&self, range: Range<u64>) -> Result<Bytes, ReadError> {
+        disk::read(&self.shared, range).await
+    }
+
+    /// Waits until all pieces that hold these bytes are held, and verified by what others verify them by too.
+    ///
+    /// # Errors
+    /// [`ReadError::Stopped`] when they will never be; [`ReadError::NotHeld`] when the content has no such bytes.
+    pub async fn available(&self, range: Range<u64>) -> Result<(), ReadError> {
+        let shared = &self.shared;
+        if range.start > range.end || range.end > self.length() {
+            return Err(ReadError::NotHeld(range));
+        }
+        let mut offered = shared.offered.subscribe();
+        let is_there =
+            |offered: &Bitfield| shared.store().is_none() || shared.covers(offered, &range);
+        // The sender is in our hands.
+        let _ = offered.wait_for(is_there).await;
+        shared.store().map(drop).ok_or(ReadError::Stopped)
+    }
+
+    /// True when [`available`](Self::available) would not wait.
+    pub fn is_available(&self, range: Range<u64>) -> bool {
+        self.shared.covers(&self.shared.offered.borrow(), &range)
+    }
+
+    /// True when all pieces that hold these bytes are held.
+    pub fn has(&self, range: Range<u64>) -> bool {
+        disk::has(&self.shared, &range)
+    }
+
+    /// The content's length in bytes.
+    pub fn length(&self) -> u64 {
+        self.shared.layout.length().unwrap_or(0)
+    }
+
+    /// Pieces and blocks.
+    pub fn layout(&self) -> Layout {
+        self.shared.layout
+    }
+
+    /// Bytes by source, as of the last change of [`Content::progress`].
+    pub fn counters(&self) -> Counters {
+        self.shared.progress.borrow().counters
+    }
+
+    /// Ends it: bytes stop at once, and the journal is flushed, or what is unfinished deleted.
+    /// A finished file stays in any case.
+    pub async fn stop(&self, delete_unfinished: bool) {
+        let (stopped, wait) = oneshot::channel();
+        self.command(Command::Stop {
+            delete_unfinished,
+            stopped,
+        });
+        // An error means that the driver has ended before.
+        let _ = wait.await;
+    }
+
+    /// True when this is the handle of `shared`.
+    pub(crate) fn is(&self, shared: &Arc<Shared>) -> bool {
+        Arc::ptr_eq(&self.shared, shared)
+    }
+
+    fn command(&self, command: Command) {
+        // A driver that has ended needs no commands.
+        let _ = self.shared.commands.send(command);
+    }
+}

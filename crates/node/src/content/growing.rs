@@ -1,0 +1,344 @@
+//! The driver's side of a content whose hashes become known while it is fetched: records come in, from control by the
+//! handle and from own nodes by gossip; pieces become verifiable; at the end the content has its standard names.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use floodway_proto::digest::PieceDigest;
+use floodway_proto::facts::NodeAt;
+use floodway_proto::manifest::Manifest;
+use floodway_proto::merkle::whole_piece_node;
+use floodway_proto::metainfo::Metainfo;
+use floodway_proto::record::{FinalNames, Head, Signed, State as ContentState};
+use floodway_proto::torrents::Contents;
+use floodway_proto::{InfoHash, Layout, PieceIndex, Sha1, Sha256, Time};
+use floodway_store::Nodes;
+use floodway_swarm::Input;
+use floodway_swarm::gossip::{Gossip, GossipConfig, GossipInput, GossipOutput};
+
+use super::driver::Driver;
+use super::{ContentEvent, PeerOut};
+
+/// What is known of a content's hashes when it is added.
+#[derive(Clone, Debug)]
+pub struct Growth {
+    /// By which records.
+    pub manifest: Manifest,
+    /// This node is a relay: it hears of everything from control, and tells all its neighbours at once.
+    pub is_relay: bool,
+}
+
+impl Growth {
+    /// The hashes that are known.
+    pub fn nodes(&self) -> Nodes {
+        let pieces = 0..self.manifest.facts().space().limit();
+        nodes(&self.manifest, pieces)
+    }
+}
+
+/// The hashes of those of `pieces` that can be verified.
+fn nodes(manifest: &Manifest, pieces: impl IntoIterator<Item = u32>) -> Nodes {
+    let facts = manifest.facts();
+    let pieces = pieces.into_iter();
+    pieces
+        .filter_map(|piece| Some((PieceIndex(piece), facts.piece_hash(piece)?)))
+        .collect()
+}
+
+/// State of a content that grows.
+pub(super) struct Growing {
+    gossip: Gossip,
+    /// When the gossip wants to be told the time.
+    wake: Option<Time>,
+    /// Of each piece held: what the v1 name is made of.
+    sha1s: BTreeMap<PieceIndex, Sha1>,
+    /// What the pieces hash to that are held and cannot be verified by others yet.
+    unproven: BTreeMap<u32, Sha256>,
+    /// Something came by which some of these may be proven.
+    looks_at_own: bool,
+    /// Nodes that were tried so, and are not tried again before a piece changes.
+    disproved: BTreeSet<NodeAt>,
+    complete: Option<Whole>,
+    is_final: bool,
+}
+
+/// Every piece is in the file.
+#[derive(Clone, Copy)]
+struct Whole {
+    /// The digest of the whole, if it is wanted.
+    sha256: Option<Sha256>,
+}
+
+impl Growing {
+    /// `is_final`: its torrent is known already, and what is known of its hashes is kept for others.
+    pub(super) fn new(now: Time, growth: Growth, is_final: bool) -> Self {
+        let config = if growth.is_relay {
+            GossipConfig::relay()
+        } else {
+            GossipConfig::default()
+        };
+        Self {
+            gossip: Gossip::new(now, growth.manifest, config, fastrand::u64(..)),
+            wake: None,
+            sha1s: BTreeMap::new(),
+            unproven: BTreeMap::new(),
+            looks_at_own: false,
+            disproved: BTreeSet::new(),
+            complete: None,
+            is_final,
+        }
+    }
+
+    /// When something is to be done although nothing happens.
+    pub(super) fn wake(&self) -> Option<Time> {
+        self.wake
+    }
+
+    /// The piece is held.
+    pub(super) fn holds(&mut self, piece: PieceIndex, digest: &PieceDigest, layout: &Layout) {
+        if let Some(sha1) = digest.sha1 {
+            self.sha1s.insert(piece, sha1);
+        }
+        let is_proven = self.gossip.manifest().facts().is_verifiable(piece.0);
+        if let Some(node) = digest.node.filter(|_| !is_proven) {
+            self.unproven
+                .insert(piece.0, whole_piece_node(node, layout));
+            self.looks_at_own = true;
+        }
+    }
+
+    /// A sealed node above pieces that this node has hashed itself, and the hashes of all pieces under it: a snapshot
+    /// leaves those out, and whoever fetched the pieces may be the only one who knows them.
+    fn own_proof(&mut self) -> Option<(NodeAt, Vec<Sha256>)> {
+        if !std::mem::take(&mut self.looks_at_own) {
+            return None;
+        }
+        let facts = self.gossip.manifest().facts();
+        self.unproven
+            .retain(|&piece, _| !facts.is_verifiable(piece));
+        let mut done = 0;
+        for &piece in self.unproven.keys() {
+            let Some(node) = facts.sealed_node(piece).filter(|_| piece >= done) else {
+                continue;
+            };
+            let pieces = facts.pieces_of(node);
+            done = pieces.end;
+            let known = |piece| {
+                let own = self.unproven.get(&piece).copied();
+                facts.piece_hash(piece).or(own)
+            };
+            if let Some(hashes) = pieces.map(known).collect::<Option<Vec<_>>>()
+                && !self.disproved.contains(&node)
+            {
+                // There may be more.
+                self.looks_at_own = true;
+                self.disproved.insert(node);
+                return Some((node, hashes));
+            }
+        }
+        None
+    }
+
+    /// The piece is not held any more.
+    pub(super) fn lost(&mut self, piece: PieceIndex) {
+        self.sha1s.remove(&piece);
+        self.unproven.remove(&piece.0);
+        self.disproved.clear();
+        self.complete = None;
+    }
+
+    /// True before the final names are known: the file has to wait for them.
+    pub(super) fn is_open(&self) -> bool {
+        !self.is_final
+    }
+
+    pub(super) fn head(&self) -> Head {
+        self.gossip.manifest().complete_to()
+    }
+
+    /// The v1 torrent, from this node's own hashes. `None` when it is not what control signed.
+    fn torrent(&self, names: &FinalNames) -> Option<Metainfo> {
+        let manifest = self.gossip.manifest();
+        let contents = Contents::of(manifest.genesis(), manifest.facts()).ok()?;
+        let sha1s: Vec<Sha1> = self.sha1s.values().copied().collect();
+        if let Err(error) = contents.verify_v1(names, &sha1s) {
+            tracing::error!(%error, "the v1 name that control signed is not that of these bytes; it is not used");
+            return None;
+        }
+        let info = contents
+            .v1_info(&sha1s)
+            .ok()
+            .filter(|_| names.v1.is_some())?;
+        Metainfo::decode(&[b"d4:info", &info[..], b"e"].concat()).ok()
+    }
+}
+
+impl Driver {
+    /// Feeds the gossip one thing; nothing happens for contents whose hashes are all known.
+    pub(super) fn gossip(&mut self, input: GossipInput) {
+        if let Some(growing) = &mut self.growing {
+            growing.gossip.handle_input(self.session.now(), input);
+        }
+    }
+
+    pub(super) fn records(&mut self, records: Vec<Signed>) {
+        for record in records {
+            self.gossip(GossipInput::Record(record));
+        }
+    }
+
+    /// What was known when the content was added holds in the store already.
+    pub(super) fn begin_growing(&mut self) {
+        let Some(growing) = &self.growing else {
+            return;
+        };
+        let known = nodes(
+            growing.gossip.manifest(),
+            0..self.shared.layout.piece_count(),
+        );
+        self.verifiable(known.keys().copied());
+        self.look_final();
+    }
+
+    /// Does what the gossip wants now.
+    pub(super) fn settle_gossip(&mut self) {
+        loop {
+            let Some(growing) = &mut self.growing else {
+                return;
+            };
+            match growing.gossip.poll_output() {
+                GossipOutput::WakeAt(at) => {
+                    growing.wake = at;
+                    let Some((node, hashes)) = growing.own_proof() else {
+                        break;
+                    };
+                    self.gossip(GossipInput::Hashes { node, hashes });
+                }
+                GossipOutput::Send { peer, message } => {
+                    self.order(peer, PeerOut::Manifest(message));
+                }
+                GossipOutput::Drop { peer, fault } => {
+                    tracing::warn!(?peer, ?fault, "a neighbour broke the rules of the manifest");
+                    self.input(Input::Banish { peer });
+                }
+                GossipOutput::Accepted(record) => {
+                    growing.looks_at_own = true;
+                    self.tell(ContentEvent::Record(record));
+                }
+                GossipOutput::Changed(changes) => {
+                    for conflict in &changes.conflicts {
+                        tracing::error!(?conflict, "relays contradict each other");
+                    }
+                    let pieces = changes.verifiable.into_iter().flatten();
+                    self.store.learn(nodes(growing.gossip.manifest(), pieces));
+                }
+                GossipOutput::StateChanged => self.state_changed(),
+                GossipOutput::Refused(refusal) => {
+                    tracing::error!(%refusal, "a record about this content does not count");
+                }
+                GossipOutput::AskHttp { .. } => {
+                    tracing::debug!("nothing new is heard of this content");
+                }
+            }
+        }
+        if let Some(growing) = &self.growing {
+            self.shared.set_head(growing.head());
+        }
+    }
+
+    /// Pieces whose hashes the store knows from now on.
+    pub(super) fn learnt(&mut self, pieces: Vec<PieceIndex>) {
+        self.verifiable(pieces.into_iter());
+        if let Some(growing) = &self.growing {
+            let facts = growing.gossip.manifest().facts();
+            self.tell(ContentEvent::Facts {
+                verifiable: facts.proven_pieces(),
+            });
+        }
+    }
+
+    fn verifiable(&mut self, pieces: impl Iterator<Item = PieceIndex>) {
+        for run in runs(pieces) {
+            self.input(Input::Verifiable {
+                pieces: run.clone(),
+            });
+            self.show(run.map(PieceIndex));
+        }
+    }
+
+    fn state_changed(&mut self) {
+        if let Some(growing) = &self.growing {
+            match growing.gossip.manifest().state() {
+                ContentState::Aborted(reason) => {
+                    tracing::warn!(?reason, "control gave this content up");
+                }
+                ContentState::Superseded { reason, successor } => {
+                    tracing::warn!(?reason, %successor, "another content has taken this one's place");
+                }
+                ContentState::Open | ContentState::Complete | ContentState::Final(_) => {}
+            }
+        }
+        self.look_final();
+    }
+
+    /// Every piece is held, and in the file.
+    pub(super) fn all_held(&mut self, sha256: Option<Sha256>) {
+        if let Some(growing) = &mut self.growing {
+            growing.complete = Some(Whole { sha256 });
+        }
+        self.look_final();
+    }
+
+    /// Takes the final names once they are signed and every piece is held: they follow from what was hashed on the way,
+    /// so nobody is asked for them.
+    fn look_final(&mut self) {
+        let Some(growing) = &mut self.growing else {
+            return;
+        };
+        let names = growing.gossip.manifest().final_names();
+        let (false, Some(names), Some(Whole { sha256 })) =
+            (growing.is_final, names.cloned(), growing.complete)
+        else {
+            return;
+        };
+        growing.is_final = true;
+        let torrent = growing.torrent(&names);
+        let v1 = torrent.as_ref().map(|torrent| torrent.info_hash);
+        for name in [v1, names.v2.map(truncated)].into_iter().flatten() {
+            // The same bytes of another content of this node: that one answers by their common name.
+            if let Err(error) = self.shared.add_name(&self.session, name) {
+                tracing::info!(%error, "a final name is taken");
+            }
+        }
+        self.shared.is_final.store(true, Ordering::Relaxed);
+        self.tell(ContentEvent::Final {
+            torrent: torrent.map(Arc::new),
+        });
+        if self.rename {
+            self.store.finish();
+        } else {
+            self.succeed(self.path.clone(), sha256, None, false);
+        }
+    }
+}
+
+/// A v2 info-hash as handshakes and trackers have it (BEP 52).
+fn truncated(hash: Sha256) -> InfoHash {
+    let mut name = [0; 20];
+    name.copy_from_slice(&hash.0[..20]);
+    InfoHash(name)
+}
+
+/// Ascending pieces as runs.
+fn runs(pieces: impl Iterator<Item = PieceIndex>) -> Vec<Range<u32>> {
+    let mut runs: Vec<Range<u32>> = Vec::new();
+    for PieceIndex(piece) in pieces {
+        match runs.last_mut() {
+            Some(last) if last.end == piece => last.end += 1,
+            _ => runs.push(piece..piece + 1),
+        }
+    }
+    runs
+}

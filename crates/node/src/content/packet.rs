@@ -1,0 +1,81 @@
+//! What travels between a content's driver and its connections and fetches: batches, never single blocks.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use floodway_origin::OriginError;
+use floodway_proto::record::Head;
+use floodway_proto::wire::{HttpClaims, ManifestMessage, Message};
+use floodway_proto::{BlockId, PeerName, PieceIndex};
+use floodway_swarm::{HttpEnd, Input, PeerKey, RequestKey, Sender};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// One wake of the driver.
+pub(crate) enum Packet {
+    /// A handshake is complete; `out` leads to the connection.
+    PeerUp {
+        peer: PeerKey,
+        addr: SocketAddr,
+        name: PeerName,
+        inbound: bool,
+        fast: bool,
+        out: mpsc::UnboundedSender<Vec<PeerOut>>,
+        /// Ends the connection at once, whatever it is doing.
+        hang_up: CancellationToken,
+    },
+    /// A dial failed.
+    DialFailed(SocketAddr),
+    /// A connection is gone.
+    PeerDown(PeerKey),
+    /// What one read of a socket brought.
+    Items { from: Sender, items: Vec<Item> },
+    /// An HTTP request is over.
+    HttpEnd {
+        request: RequestKey,
+        end: HttpEnd,
+        error: Option<Arc<OriginError>>,
+    },
+    /// A piece that peers asked for could not be read.
+    Unreadable(PieceIndex),
+    /// A tracker failed.
+    TrackerFailed { tracker: String, error: String },
+}
+
+/// One thing that a connection or fetch received.
+pub(crate) enum Item {
+    /// Anything but a block.
+    Input(Input),
+    /// A block that fits the layout.
+    Block { block: BlockId, data: Bytes },
+    /// The peer is an own node that takes part in this growing content.
+    Neighbour { head: Head, is_relay: bool },
+    /// It says something about the content's records and hashes.
+    Manifest(ManifestMessage),
+}
+
+/// One thing for a connection to send.
+#[derive(Debug)]
+pub(crate) enum PeerOut {
+    Message(Message),
+    /// What we fetch over HTTP.
+    Claims(HttpClaims),
+    /// About the records and hashes of a growing content.
+    Manifest(ManifestMessage),
+    Block(BlockId),
+}
+
+/// Who may read sockets now: back-pressure by the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Reading {
+    pub(crate) peers: bool,
+    pub(crate) http: bool,
+}
+
+impl Reading {
+    pub(crate) const ALL: Self = Self {
+        peers: true,
+        http: true,
+    };
+}

@@ -1,0 +1,160 @@
+//! HTTP requests: an extent of the content from a relay or origin, cut into blocks as it comes.
+
+use std::ops::Range;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use floodway_origin::{Access, Body, OriginError, ReadRequest};
+use floodway_swarm::{HttpEnd, RequestKey, Sender, SourceClass};
+use futures_util::FutureExt;
+use tokio::sync::watch;
+
+use crate::content::{HttpSource, Packet, Reading, Shared};
+use crate::session::{RateGate, Session};
+
+mod hosts;
+mod slicer;
+
+pub(crate) use hosts::Hosts;
+use slicer::Slicer;
+
+/// Pause after the first failure of a source; it doubles with each further one.
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+/// The longest pause after failures.
+const BACKOFF_LAST: Duration = Duration::from_mins(1);
+
+/// One request under way.
+pub(crate) struct Fetch {
+    pub(crate) session: Session,
+    pub(crate) content: Arc<Shared>,
+    pub(crate) request: RequestKey,
+    pub(crate) source: Arc<HttpSource>,
+    /// Bytes of the content to deliver.
+    pub(crate) bytes: Range<u64>,
+    /// Nothing at or beyond this is delivered: the end of `bytes`, or less once others have the rest.
+    pub(crate) end: watch::Receiver<u64>,
+    /// What the engine allows this class of sources.
+    pub(crate) rate: Arc<RateGate>,
+    /// Failures of the source in a row before this request.
+    pub(crate) failures: u32,
+}
+
+/// The driver has gone.
+struct Gone;
+
+impl Fetch {
+    /// Delivers blocks in order, then says how it ended.
+    pub(crate) async fn run(mut self) {
+        let result = AssertUnwindSafe(self.deliver()).catch_unwind().await;
+        let (end, error) = match result {
+            Ok(Ok(Ok(()))) => (HttpEnd::Done, None),
+            Ok(Ok(Err(error))) => (self.judge(&error), Some(Arc::new(error))),
+            Ok(Err(Gone)) => return,
+            Err(_) => {
+                tracing::error!(source = %self.source.url, "a defect broke this request");
+                (
+                    HttpEnd::Failed {
+                        after: BACKOFF_LAST,
+                    },
+                    None,
+                )
+            }
+        };
+        let packet = Packet::HttpEnd {
+            request: self.request,
+            end,
+            error,
+        };
+        // A driver that is gone does not care.
+        let _ = self.content.packets.send(packet).await;
+    }
+
+    /// What an error means for the source.
+    fn judge(&self, error: &OriginError) -> HttpEnd {
+        if !error.is_transient() {
+            return HttpEnd::Gone;
+        }
+        let backoff = BACKOFF_FIRST
+            .saturating_mul(1 << self.failures.min(10))
+            .min(BACKOFF_LAST);
+        HttpEnd::Failed {
+            after: error.retry_after().unwrap_or(backoff),
+        }
+    }
+
+    async fn deliver(&mut self) -> Result<Result<(), OriginError>, Gone> {
+        let _place = self.session.hosts().permit(&self.source.url).await;
+        let session = self.session.clone();
+        let guard = match self.source.class {
+            SourceClass::Relay => session.relay_guard(),
+            SourceClass::Peer | SourceClass::Origin => session.origin_guard(),
+        };
+        let origin = match &self.source.check {
+            Some(check) => session.origin().checked_by(Arc::clone(check)),
+            None => session.origin().clone(),
+        };
+        let ranges = self.source.access == Access::Ranges;
+        let request = ReadRequest {
+            url: self.source.url.clone(),
+            range: ranges.then(|| self.bytes.clone()),
+            expect: self.source.expect.clone(),
+            bearer: self.source.bearer.clone(),
+        };
+        self.may_read().await?;
+        match origin.read(&request, guard).await {
+            Ok(body) => self.stream(body).await,
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    async fn stream(&mut self, mut body: Body) -> Result<Result<(), OriginError>, Gone> {
+        let mut slicer = Slicer::new(self.content.layout, body.position(), self.bytes.start);
+        loop {
+            self.may_read().await?;
+            let end = *self.end.borrow_and_update();
+            body.shorten(end);
+            if slicer.next() >= end {
+                return Ok(Ok(()));
+            }
+            let chunk = tokio::select! {
+                chunk = body.next() => chunk,
+                changed = self.end.changed() => match changed {
+                    Ok(()) => continue,
+                    Err(_) => return Err(Gone),
+                },
+            };
+            let Some(chunk) = chunk else {
+                return Ok(Ok(()));
+            };
+            let chunk = match chunk {
+                Ok(chunk) => chunk,
+                Err(error) => return Ok(Err(error)),
+            };
+            self.rate.charge(chunk.len());
+            self.session.down().charge(chunk.len());
+            let items = slicer.cut(chunk, end);
+            if !items.is_empty() {
+                let packet = Packet::Items {
+                    from: Sender::Http(self.request),
+                    items,
+                };
+                self.content.packets.send(packet).await.map_err(|_| Gone)?;
+            }
+        }
+    }
+
+    /// Waits until the store has room and the limits allow to read.
+    async fn may_read(&self) -> Result<(), Gone> {
+        let mut reading: watch::Receiver<Reading> = self.content.reading.clone();
+        if !reading.borrow().http {
+            reading
+                .wait_for(|reading| reading.http)
+                .await
+                .map_err(|_| Gone)?;
+        }
+        self.rate.ready().await;
+        self.session.down().ready().await;
+        Ok(())
+    }
+}

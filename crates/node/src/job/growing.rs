@@ -1,0 +1,144 @@
+//! A content that relays still fetch: how a job begins with it, and what it does about it while it runs.
+
+use std::time::{Duration, Instant};
+
+use floodway_api::manifest::Phase;
+use floodway_proto::facts::Accept;
+use floodway_proto::genesis::Genesis;
+use floodway_proto::manifest::{Manifest, ManifestError};
+use floodway_store::Hashes;
+
+use super::orders::Orders;
+use super::transfer::{Run, run};
+use super::{Fetched, GetError, GetEvent, Job, Step, VerifiedBy};
+use crate::manifest::{records, unix_us};
+use crate::{ContentEvent, ContentSpec, Growth, Target};
+
+/// How often it is told how much of a growing content can be verified.
+const FACTS_EVERY: Duration = Duration::from_secs(1);
+
+/// Fetches a content of control while relays fetch it: each piece as soon as control has signed what it must hash to.
+///
+/// # Errors
+/// Beside others [`GetError::Replaced`] and [`GetError::NoRelay`]: begin anew.
+pub(super) async fn by_genesis(job: &mut Job, genesis: &Genesis) -> Result<Fetched, GetError> {
+    let sid = genesis.sid();
+    let unusable = |error: &dyn std::fmt::Display| {
+        GetError::Refused(format!(
+            "control's description of content {sid} cannot be used: {error}"
+        ))
+    };
+    let layout = genesis.layout().map_err(|error| unusable(&error))?;
+    let length = layout.length();
+    let growth = growth(job, genesis).map_err(|error| unusable(&error))?;
+    let path = job.rules.place.path(&genesis.name);
+    (job.listener)(GetEvent::Found {
+        path: path.clone(),
+        length,
+    });
+    let spec = ContentSpec {
+        names: vec![sid.truncated()],
+        sid: Some(sid),
+        layout,
+        hashes: Hashes::Facts(growth.nodes()),
+        identity: sid.0,
+        target: Target::File {
+            path,
+            overwrite: job.rules.overwrite,
+            rename_when_done: job.rules.sha256.is_none(),
+        },
+        prefer: job.rules.prefer,
+        order: job.rules.order,
+        foreground: job.rules.foreground,
+        limits: job.rules.limits,
+        linear_digest: job.rules.linear_digest || job.rules.sha256.is_some(),
+        peers: job.rules.peers.clone(),
+        trackers: Vec::new(),
+        sources: Vec::new(),
+        verifiable: false,
+        growth: Some(growth),
+    };
+    run(job, spec, Vec::new(), VerifiedBy::Facts).await
+}
+
+/// What is known of the content by records, from earlier runs too.
+pub(super) fn growth(job: &Job, genesis: &Genesis) -> Result<Growth, ManifestError> {
+    let mut manifest = Manifest::new(genesis.clone(), Accept::Sealed)?;
+    if let Some(data) = job.data() {
+        let mut kept = data.records(genesis.sid());
+        kept.retain(|record| manifest.apply(record).is_ok());
+        let saved = data.save_genesis(genesis);
+        // Without them a restart asks control again.
+        if let Err(error) = saved.and_then(|()| data.save_records(genesis.sid(), &kept)) {
+            tracing::warn!(%error, "what is known of a content could not be kept");
+        }
+    }
+    Ok(Growth {
+        manifest,
+        is_relay: false,
+    })
+}
+
+impl Run<'_> {
+    /// What control says of a growing content.
+    pub(super) fn follow(&self, orders: &Orders) -> Result<(), GetError> {
+        let info = orders
+            .info
+            .as_ref()
+            .filter(|info| Some(info.sid) == self.sid);
+        let manifest = info.and_then(|info| info.manifest.as_ref());
+        self.content.add_records(records(manifest));
+        let is_over = manifest
+            .is_some_and(|manifest| matches!(manifest.phase, Phase::Aborted | Phase::Superseded));
+        let is_other = orders.sid.is_some() && orders.sid != self.sid;
+        if is_over || is_other {
+            return Err(GetError::Replaced);
+        }
+        Ok(())
+    }
+
+    /// Says when the transfer took a step.
+    pub(super) fn step(&mut self, event: &ContentEvent) {
+        let step = match event {
+            ContentEvent::FirstByte => Step::FirstByte,
+            ContentEvent::PieceDone { .. } if self.verifies && !self.has_piece => {
+                self.has_piece = true;
+                Step::FirstVerifiedPiece
+            }
+            ContentEvent::Facts { verifiable } => {
+                let pieces = self.content.layout().piece_count();
+                let is_due = self.facts_at.is_none_or(|at| at.elapsed() >= FACTS_EVERY);
+                if !is_due && *verifiable < pieces {
+                    return;
+                }
+                self.facts_at = Some(Instant::now());
+                Step::Facts {
+                    verifiable: *verifiable,
+                    pieces,
+                }
+            }
+            _ => return,
+        };
+        (self.job.listener)(GetEvent::Step(step, unix_us()));
+    }
+
+    /// Keeps what a restart needs of a growing content.
+    pub(super) fn growth_event(&mut self, event: &ContentEvent) {
+        let kept = match event {
+            ContentEvent::Record(record) => self
+                .job
+                .data()
+                .zip(self.sid)
+                .map(|(data, sid)| data.add_record(sid, record)),
+            ContentEvent::Final { torrent } => {
+                self.is_final = true;
+                let kept = self.job.data().zip(self.sid).zip(torrent.as_ref());
+                kept.map(|((data, sid), torrent)| data.save_torrent(sid, &torrent.encode()))
+            }
+            _ => None,
+        };
+        if let Some(Err(error)) = kept {
+            tracing::warn!(%error, "what is known of a content could not be kept");
+        }
+    }
+}

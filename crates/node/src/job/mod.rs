@@ -1,0 +1,500 @@
+//! One file on its way to this machine: what `get` and the agent share.
+//!
+//! Entry: [`Job::fetch`]. A job waits until it knows how to begin ([`orders::start`]), then runs one content with the
+//! sources that its orders permit, and ends with a verified file under its final name, or an error. Invariant: under
+//! control the origin is not touched before a ticket or the offline policy permits it.
+
+mod error;
+mod growing;
+mod one_get;
+pub(crate) mod orders;
+mod plain;
+mod sources;
+mod transfer;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use floodway_api::rest::SourceBytes;
+use floodway_api::sync::{AgentState, ContentReport, TaskReport};
+use floodway_origin::{SourceUrl, UrlCheck};
+use floodway_proto::genesis::Genesis;
+use floodway_proto::metainfo::Metainfo;
+use floodway_proto::record::Head;
+use floodway_proto::{SafeName, Sha256, Sid};
+use floodway_swarm::{Counters, Limits, Order, Prefer};
+use tokio::sync::{mpsc, watch};
+use url::Url;
+
+use crate::control_client::ControlClient;
+use crate::reasons::Reasons;
+use crate::state::DataDir;
+use crate::{Content, Finished, Progress, Session};
+use orders::{Orders, Situation, Start, Waiting, asks_ticket, start};
+
+pub use error::GetError;
+
+/// How a file was verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VerifiedBy {
+    /// Each piece by what control signed of it.
+    Facts,
+    /// Each piece by its torrent's hash.
+    Torrent,
+    /// The whole by a SHA-256 that was given or that the origin offers.
+    Digest,
+    /// By its length and, where there is one, one pinned strong validator.
+    Transport,
+}
+
+impl fmt::Display for VerifiedBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Facts => "facts",
+            Self::Torrent => "torrent",
+            Self::Digest => "digest",
+            Self::Transport => "transport",
+        })
+    }
+}
+
+/// Where the file is to lie.
+#[derive(Clone, Debug)]
+pub(crate) enum Place {
+    /// In this folder, under the content's own name.
+    Folder(PathBuf),
+    /// Exactly here.
+    File(PathBuf),
+}
+
+impl Place {
+    pub(crate) fn path(&self, name: &SafeName) -> PathBuf {
+        match self {
+            Self::Folder(folder) => folder.join(name.as_str()),
+            Self::File(path) => path.clone(),
+        }
+    }
+}
+
+/// How a job is to be done.
+#[derive(Clone)]
+pub(crate) struct Rules {
+    pub(crate) place: Place,
+    pub(crate) overwrite: bool,
+    pub(crate) prefer: Prefer,
+    pub(crate) order: Order,
+    pub(crate) foreground: bool,
+    pub(crate) limits: Limits,
+    pub(crate) linear_digest: bool,
+    /// What the whole file must have.
+    pub(crate) sha256: Option<Sha256>,
+    pub(crate) no_origin: bool,
+    pub(crate) no_p2p: bool,
+    /// Which URLs of origins may be read.
+    pub(crate) check: Option<Arc<dyn UrlCheck>>,
+    /// Peers named by the user.
+    pub(crate) peers: Vec<SocketAddr>,
+}
+
+/// Where a job has control and its own memory.
+#[derive(Clone)]
+pub(crate) struct Link {
+    pub(crate) client: ControlClient,
+    /// Keeps torrents, records and control's key; a one-shot has none.
+    pub(crate) data: Option<Arc<DataDir>>,
+}
+
+/// How far a job is, for reports to control.
+#[derive(Clone, Debug)]
+pub(crate) struct Status {
+    pub(crate) state: AgentState,
+    pub(crate) reason: Option<String>,
+    pub(crate) bytes: u64,
+    pub(crate) counters: Counters,
+    /// It asks for permission to read the origin.
+    pub(crate) asks_ticket: bool,
+    pub(crate) serving: Option<Serving>,
+}
+
+/// A content that a job holds, in part or whole, and serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Serving {
+    pub(crate) sid: Sid,
+    pub(crate) complete: bool,
+    /// Its final names are known here.
+    pub(crate) final_ok: bool,
+    /// How far its records are known, if it is verified by them.
+    pub(crate) manifest: Option<Head>,
+}
+
+impl Default for Status {
+    fn default() -> Self {
+        Self {
+            state: AgentState::Downloading,
+            reason: None,
+            bytes: 0,
+            counters: Counters::default(),
+            asks_ticket: false,
+            serving: None,
+        }
+    }
+}
+
+impl Status {
+    pub(crate) fn task_report(&self, task: &str) -> TaskReport {
+        TaskReport {
+            task: task.to_owned(),
+            state: self.state,
+            reason: self.reason.clone(),
+            bytes: self.bytes,
+            sources: source_bytes(self.counters),
+        }
+    }
+
+    pub(crate) fn content_report(&self) -> Option<ContentReport> {
+        let serving = self.serving?;
+        Some(ContentReport {
+            sid: serving.sid,
+            have: self.bytes,
+            complete: serving.complete,
+            final_ok: serving.final_ok,
+            peer_sent: self.counters.sent,
+            serving: true,
+            manifest: serving.manifest,
+        })
+    }
+}
+
+pub(crate) fn source_bytes(counters: Counters) -> SourceBytes {
+    SourceBytes {
+        peer: counters.peer,
+        relay: counters.relay,
+        origin: counters.origin,
+        resumed: counters.resumed,
+    }
+}
+
+/// What a change of [`Status`] means for the next sync.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Nudge {
+    /// Control must know soon.
+    Changed,
+    /// Only some bytes more.
+    Progressed,
+}
+
+/// Shows a job's status to the one who syncs.
+#[derive(Clone)]
+pub(crate) struct Board {
+    status: Arc<Mutex<Status>>,
+    nudges: mpsc::UnboundedSender<Nudge>,
+}
+
+impl Board {
+    pub(crate) fn new(nudges: mpsc::UnboundedSender<Nudge>) -> Self {
+        Self {
+            status: Arc::default(),
+            nudges,
+        }
+    }
+
+    pub(crate) fn get(&self) -> Status {
+        self.status
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, nudge: Nudge, change: impl FnOnce(&mut Status)) {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
+        // Nobody syncs in a stand-alone run.
+        let _ = self.nudges.send(nudge);
+    }
+
+    pub(crate) fn state(&self, state: AgentState, reason: Option<String>) {
+        self.set(Nudge::Changed, |status| {
+            status.state = state;
+            status.reason = reason;
+            status.asks_ticket = false;
+        });
+    }
+
+    /// The file is there and verified.
+    pub(crate) fn done(&self, finished: &Finished, verdict: String) {
+        self.set(Nudge::Changed, |status| {
+            status.state = AgentState::Verified;
+            status.reason = Some(verdict);
+            status.bytes = finished.bytes;
+            status.counters = finished.counters;
+            status.asks_ticket = false;
+        });
+    }
+}
+
+/// What a listener is told while a job runs.
+#[derive(Clone, Debug)]
+pub enum GetEvent {
+    /// Nothing can be done yet: what is waited for.
+    Waiting(String),
+    /// It is known what is fetched, and to where.
+    Found {
+        /// The final path, absolute.
+        path: PathBuf,
+        /// The length in bytes, if known.
+        length: Option<u64>,
+    },
+    /// How far it is; a few times a second.
+    Progress(Box<Progress>),
+    /// Something that explains how the transfer goes, each once.
+    Reason(String),
+    /// A step on the way, and when it was taken: microseconds since 1970.
+    Step(Step, u64),
+    /// The file is complete and verified; it is seeded from now on.
+    Seeding(Box<crate::get::GetReport>),
+}
+
+/// Steps by which one measures how soon bytes are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The first byte came.
+    FirstByte,
+    /// The first piece was verified.
+    FirstVerifiedPiece,
+    /// More of a growing content can be verified. At most one a second, but for the first and the last.
+    Facts {
+        /// So many pieces in all.
+        verifiable: u32,
+        /// Of so many.
+        pieces: u32,
+    },
+}
+
+pub(crate) type Listener = Arc<dyn Fn(GetEvent) + Send + Sync>;
+
+/// A verified file under its final name.
+pub(crate) struct Fetched {
+    /// Still there for peers; `None` for a plain download without a swarm.
+    pub(crate) content: Option<Content>,
+    pub(crate) finished: Finished,
+    pub(crate) verified_by: VerifiedBy,
+}
+
+/// One file on its way.
+pub(crate) struct Job {
+    pub(crate) session: Session,
+    pub(crate) link: Option<Link>,
+    pub(crate) url: Option<SourceUrl>,
+    pub(crate) rules: Rules,
+    pub(crate) orders: watch::Receiver<Orders>,
+    pub(crate) board: Board,
+    pub(crate) reasons: Reasons,
+    pub(crate) listener: Listener,
+}
+
+impl Job {
+    /// Waits for orders and does what they say, until the file is here.
+    ///
+    /// # Errors
+    /// [`GetError`].
+    pub(crate) async fn fetch(&mut self) -> Result<Fetched, GetError> {
+        loop {
+            match self.begin().await? {
+                Start::Torrent(sid) => {
+                    if let Some(torrent) = self.torrent(sid).await? {
+                        return self.by_torrent(&torrent, Some(sid), Vec::new()).await;
+                    }
+                    // Control took it back, or went away: think again.
+                    self.changed().await?;
+                }
+                Start::Growing(sid) => {
+                    // What is there already is compared once all hashes are known, with no byte fetched.
+                    let is_new = |genesis: &Genesis| {
+                        self.rules.overwrite || !self.rules.place.path(&genesis.name).exists()
+                    };
+                    let Some(genesis) = self.genesis(sid)?.filter(is_new) else {
+                        self.changed().await?;
+                        continue;
+                    };
+                    match growing::by_genesis(self, &genesis).await {
+                        Err(GetError::ByTorrent) => {}
+                        Err(error @ GetError::Replaced) => self.reasons.add(error.to_string()),
+                        Err(GetError::NoRelay(why)) => {
+                            self.reasons.add(why);
+                            return self.plain().await;
+                        }
+                        result => return result,
+                    }
+                }
+                Start::Plain(why) => {
+                    self.reasons.add(why);
+                    return self.plain().await;
+                }
+                Start::Refused(message) => return Err(GetError::Refused(message)),
+                Start::NotFound(message) => return Err(GetError::NotFound(message)),
+                Start::Wait(_) => {}
+            }
+        }
+    }
+
+    /// Waits until orders change, or a moment.
+    async fn changed(&mut self) -> Result<(), GetError> {
+        tokio::select! {
+            changed = self.orders.changed() => changed.map_err(|_| GetError::Interrupted),
+            () = tokio::time::sleep(Duration::from_secs(1)) => Ok(()),
+        }
+    }
+
+    /// The content's genesis, from control or from this disk. `None`: not now.
+    fn genesis(&self, sid: Sid) -> Result<Option<Genesis>, GetError> {
+        let data = self.link.as_ref().and_then(|link| link.data.as_ref());
+        let orders = self.orders.borrow();
+        let told = orders.info.as_ref().filter(|info| info.sid == sid);
+        let told = told.and_then(|info| info.manifest.as_ref()?.genesis.as_ref());
+        let told = told.and_then(|bytes| Genesis::decode(&bytes.0).ok());
+        let told = told.filter(|genesis| genesis.sid() == sid);
+        let Some(genesis) = told.or_else(|| data?.genesis(sid)) else {
+            return Ok(None);
+        };
+        if let Some(key) = orders.control_key.filter(|key| !genesis.keys.contains(key)) {
+            return Err(GetError::Refused(format!(
+                "content {sid} is not signed with the key {} that this node knows as control's; if control was set up anew, remove this node's data folder",
+                Sha256(key)
+            )));
+        }
+        Ok(Some(genesis))
+    }
+
+    pub(crate) fn situation(&self, sid: Option<Sid>) -> Situation {
+        let data = self.link.as_ref().and_then(|link| link.data.as_ref());
+        Situation {
+            torrent_kept: sid.is_some_and(|sid| {
+                data.is_some_and(|data| matches!(data.torrent(sid), Ok(Some(_))))
+            }),
+            genesis_kept: sid
+                .is_some_and(|sid| data.is_some_and(|data| data.genesis(sid).is_some())),
+            no_p2p: self.rules.no_p2p,
+            // Under control a file: URL is a path on the relays, not here.
+            has_url: self
+                .url
+                .as_ref()
+                .is_some_and(|url| self.link.is_none() || url.file_path().is_none()),
+            no_origin: self.rules.no_origin,
+            foreground: self.rules.foreground,
+        }
+    }
+
+    fn data(&self) -> Option<&DataDir> {
+        self.link.as_ref()?.data.as_deref()
+    }
+
+    /// Waits until something can be done.
+    async fn begin(&mut self) -> Result<Start, GetError> {
+        let mut told = None;
+        loop {
+            let orders = self.orders.borrow_and_update().clone();
+            if orders.cancelled {
+                return Err(GetError::Cancelled);
+            }
+            let situation = self.situation(orders.sid);
+            let Start::Wait(waiting) = start(&orders, situation) else {
+                return Ok(start(&orders, situation));
+            };
+            if told.replace(waiting) != Some(waiting) {
+                (self.listener)(GetEvent::Waiting(waiting.to_string()));
+            }
+            self.ask_ticket(asks_ticket(&orders, situation, false, false));
+            if self.orders.changed().await.is_err() {
+                return Err(GetError::Interrupted);
+            }
+        }
+    }
+
+    /// Asks for a ticket from now on, or no longer.
+    fn ask_ticket(&self, asks: bool) {
+        if self.board.get().asks_ticket != asks {
+            self.board
+                .set(Nudge::Changed, |status| status.asks_ticket = asks);
+        }
+    }
+
+    /// The content's torrent, from this disk or from control. `None`: not now.
+    async fn torrent(&self, sid: Sid) -> Result<Option<Metainfo>, GetError> {
+        let Some(link) = &self.link else {
+            return Ok(None);
+        };
+        if let Some(data) = &link.data
+            && let Ok(Some(bytes)) = data.torrent(sid)
+            && let Ok(torrent) = Metainfo::decode(&bytes)
+        {
+            return Ok(Some(torrent));
+        }
+        let bytes = match link.client.torrent(sid).await {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Ok(None),
+            // Not found: another content has taken its place, and orders will name it.
+            Err(error) if error.is_unreachable() || error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let torrent = Metainfo::decode(&bytes)?;
+        if let Some(data) = &link.data {
+            // Without it a restart asks control again.
+            if let Err(error) = data.save_torrent(sid, &bytes) {
+                tracing::warn!(%error, "the torrent could not be kept");
+            }
+        }
+        Ok(Some(torrent))
+    }
+
+    /// Fetches by a torrent: of control, or of the user (then `trackers` are its own).
+    pub(crate) async fn by_torrent(
+        &mut self,
+        torrent: &Metainfo,
+        sid: Option<Sid>,
+        trackers: Vec<Url>,
+    ) -> Result<Fetched, GetError> {
+        transfer::by_torrent(self, torrent, sid, trackers).await
+    }
+
+    /// Fetches the object from its origin, with nothing to verify it by but what the origin and the user say.
+    pub(crate) async fn plain(&mut self) -> Result<Fetched, GetError> {
+        plain::fetch(self).await
+    }
+
+    /// Keeps a complete content open to peers, until the task is over. `false`: the process ends.
+    pub(crate) async fn serve(&mut self, content: &Content) -> bool {
+        transfer::serve(self, content).await
+    }
+
+    /// How the file was verified, for control: with the reasons, if it was not the usual way.
+    pub(crate) fn verdict(&self, verified_by: VerifiedBy) -> String {
+        let reasons = self.reasons.list();
+        match (verified_by, reasons.first()) {
+            (VerifiedBy::Facts | VerifiedBy::Torrent, _) | (_, None) => verified_by.to_string(),
+            (_, Some(reason)) => format!("{verified_by}; {reason}"),
+        }
+    }
+}
+
+impl fmt::Display for Waiting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Control => "control has not answered yet",
+            Self::Relay => "a relay fetches the file from its origin first",
+            Self::Ticket => "control has not permitted yet to read the origin",
+        })
+    }
+}
+
+/// What content a journal belongs to, where there is no swarm id: a digest over all parts.
+pub(crate) fn identity_of(parts: &[&[u8]]) -> [u8; 32] {
+    let mut bytes = Vec::new();
+    for part in parts {
+        bytes.extend((part.len() as u64).to_be_bytes());
+        bytes.extend_from_slice(part);
+    }
+    floodway_proto::digest::sha256(&bytes).0
+}

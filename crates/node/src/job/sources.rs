@@ -1,0 +1,197 @@
+//! Who can be asked for a content: names for peers, web seeds, relays.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use floodway_api::sync::ContentInfo;
+use floodway_origin::{Access, Bearer, Expectation, SourceUrl, Validator};
+use floodway_proto::{InfoHash, SafeName, Sid};
+use floodway_swarm::SourceClass;
+
+use super::orders::Orders;
+use crate::HttpSource;
+
+/// The names in handshakes: without peers none.
+pub(super) fn names(info_hash: InfoHash, sid: Option<Sid>, no_p2p: bool) -> Vec<InfoHash> {
+    if no_p2p {
+        return Vec::new();
+    }
+    sid.map(|sid| sid.truncated())
+        .into_iter()
+        .chain([info_hash])
+        .collect()
+}
+
+/// A web seed (BEP 19): a URL that ends in a slash wants the name behind it. What cannot be read is left out.
+pub(super) fn web_seed(url: &str, name: &SafeName, length: u64) -> Option<HttpSource> {
+    let url = if url.ends_with('/') {
+        let name = percent_encoding::utf8_percent_encode(
+            name.as_str(),
+            percent_encoding::NON_ALPHANUMERIC,
+        );
+        format!("{url}{name}")
+    } else {
+        url.to_owned()
+    };
+    let url: SourceUrl = url.parse().ok()?;
+    // A torrent of somebody else must not make us read our own files.
+    if url.file_path().is_some() {
+        return None;
+    }
+    let expect = Expectation {
+        length: Some(length),
+        validator: Validator::None,
+    };
+    Some(HttpSource {
+        url,
+        class: SourceClass::Origin,
+        bearer: None,
+        expect,
+        access: Access::Ranges,
+        check: None,
+    })
+}
+
+/// Capabilities in use, by the relay's URL. Control may make a new one with every sync; a request under way need not
+/// break for that.
+#[derive(Debug, Default)]
+pub(super) struct Capabilities(HashMap<String, (Instant, String)>);
+
+/// A capability is used this long before a newer one takes its place.
+const CAPABILITY_AGE: Duration = Duration::from_mins(5);
+
+impl Capabilities {
+    pub(super) fn pick(&mut self, url: &str, offered: &str, now: Instant) -> String {
+        match self.0.get(url) {
+            Some((since, used)) if now.duration_since(*since) < CAPABILITY_AGE => used.clone(),
+            _ => {
+                self.0.insert(url.to_owned(), (now, offered.to_owned()));
+                offered.to_owned()
+            }
+        }
+    }
+
+    /// The relay refused it: the next one that control offers is used.
+    pub(super) fn forget(&mut self, url: &str) {
+        self.0.remove(url);
+    }
+}
+
+/// The relays that control names, as sources.
+pub(super) fn relays(
+    info: Option<&ContentInfo>,
+    length: u64,
+    capabilities: &mut Capabilities,
+) -> Vec<HttpSource> {
+    let sources = info
+        .into_iter()
+        .flat_map(|info| info.relays.iter().map(move |relay| (info.sid, relay)));
+    sources
+        .filter_map(|(sid, relay)| {
+            Some(HttpSource {
+                url: relay
+                    .url
+                    .parse()
+                    .ok()
+                    .filter(|url: &SourceUrl| url.file_path().is_none())?,
+                class: SourceClass::Relay,
+                bearer: Some(Bearer::new(capabilities.pick(
+                    &relay.url,
+                    &relay.capability,
+                    Instant::now(),
+                ))),
+                expect: Expectation {
+                    length: Some(length),
+                    validator: Validator::Strong(format!("\"{sid}\"")),
+                },
+                access: Access::Ranges,
+                check: None,
+            })
+        })
+        .collect()
+}
+
+pub(super) fn peers(orders: &Orders) -> Vec<SocketAddr> {
+    orders
+        .info
+        .iter()
+        .flat_map(|info| info.peers.iter().map(|peer| peer.addr))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use floodway_api::sync::RelaySource;
+    use floodway_proto::NodeId;
+
+    use super::*;
+
+    #[test]
+    fn a_web_seed_that_is_a_folder_wants_the_name() {
+        let name = SafeName::new("a b.iso").unwrap();
+        assert_eq!(
+            web_seed("http://h/d/", &name, 1).unwrap().url.as_str(),
+            "http://h/d/a%20b%2Eiso"
+        );
+        assert_eq!(
+            web_seed("http://h/d", &name, 1).unwrap().url.as_str(),
+            "http://h/d"
+        );
+        for bad in ["file:///etc/passwd", "ftp://h/x", "nonsense"] {
+            assert!(web_seed(bad, &name, 1).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn relays_are_pinned_to_the_content() {
+        let relay = |url: &str| RelaySource {
+            node: NodeId([0; 16]),
+            url: url.into(),
+            capability: "c".into(),
+            streaming: false,
+        };
+        let info = ContentInfo {
+            sid: Sid([1; 32]),
+            is_final: true,
+            peers: Vec::new(),
+            relays: vec![
+                relay("http://r/api/v1/s/x/data"),
+                relay("file:///etc/passwd"),
+                relay("?"),
+            ],
+            relay_live: true,
+            manifest: None,
+        };
+        let mut capabilities = Capabilities::default();
+        let sources = relays(Some(&info), 7, &mut capabilities);
+        assert_eq!(sources.len(), 1);
+        assert_eq!(
+            sources[0].expect.validator,
+            Validator::Strong(format!("\"{}\"", info.sid))
+        );
+        assert_eq!(sources[0].expect.length, Some(7));
+        assert!(relays(None, 7, &mut capabilities).is_empty());
+    }
+
+    #[test]
+    fn a_capability_is_kept_for_a_while_or_until_it_is_refused() {
+        let (mut capabilities, now) = (Capabilities::default(), Instant::now());
+        assert_eq!(capabilities.pick("u", "a", now), "a");
+        assert_eq!(capabilities.pick("u", "b", now), "a");
+        assert_eq!(capabilities.pick("u", "c", now + CAPABILITY_AGE), "c");
+        capabilities.forget("u");
+        assert_eq!(capabilities.pick("u", "d", now), "d");
+    }
+
+    #[test]
+    fn without_peers_there_are_no_names() {
+        let hash = InfoHash([2; 20]);
+        assert_eq!(names(hash, None, false), [hash]);
+        assert_eq!(
+            names(hash, Some(Sid([1; 32])), false),
+            [Sid([1; 32]).truncated(), hash]
+        );
+        assert!(names(hash, None, true).is_empty());
+    }
+}

@@ -1,0 +1,163 @@
+//! Connections to peers: plain BitTorrent over TCP, accepted or dialled.
+//!
+//! A connection decodes what it receives, checks every block against the layout, and passes batches on to the
+//! content's driver; it sends what the driver queues. It ends when the driver forgets the peer.
+
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::time::Duration;
+
+use floodway_proto::wire::Handshake;
+use floodway_swarm::{PeerKey, Sender};
+use futures_util::FutureExt;
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::content::{Item, Packet, PeerOut, Reading, Shared};
+use crate::session::Session;
+
+mod batch;
+mod error;
+mod handshake;
+mod reader;
+mod writer;
+
+pub(crate) use error::PeerError;
+pub(crate) use handshake::{dial, inbound};
+
+/// The number under which we want [`HttpClaims`](floodway_proto::wire::HttpClaims).
+const CLAIMS_ID: u8 = 1;
+/// Capabilities towards own nodes (`c` of `fw`): it knows the final torrent; it is a relay.
+const KNOWS_FINAL: u32 = 4;
+const IS_RELAY: u32 = 8;
+/// The number under which we want [`ManifestMessage`](floodway_proto::wire::ManifestMessage)s of a growing content.
+const MANIFEST_ID: u8 = 2;
+/// A peer that sends nothing, not even keep-alives, for this long is gone.
+const SILENCE_MAX: Duration = Duration::from_mins(3);
+
+/// One end of a connection whose handshake is complete.
+struct Connection {
+    session: Session,
+    content: Arc<Shared>,
+    key: PeerKey,
+    /// Bytes came since the watchdog looked.
+    heard: AtomicBool,
+    /// The number under which the peer wants [`HttpClaims`](floodway_proto::wire::HttpClaims); 0: it wants none.
+    claims_id: AtomicU8,
+    /// The number under which the peer wants [`ManifestMessage`](floodway_proto::wire::ManifestMessage)s; 0: it wants none.
+    manifest_id: AtomicU8,
+}
+
+/// A connected peer, as its handshake described it.
+struct Connected {
+    stream: TcpStream,
+    theirs: Handshake,
+    addr: SocketAddr,
+    inbound: bool,
+    /// Its place among all peers of the session.
+    place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    /// Talks until one side has enough.
+    async fn run(session: Session, content: Arc<Shared>, peer: Connected) {
+        let Connected {
+            mut stream,
+            theirs,
+            addr,
+            inbound,
+            place,
+        } = peer;
+        let key = session.next_peer_key();
+        let (out, queue) = mpsc::unbounded_channel();
+        let hang_up = CancellationToken::new();
+        let up = Packet::PeerUp {
+            peer: key,
+            addr,
+            name: theirs.peer,
+            inbound,
+            fast: theirs.fast,
+            out,
+            hang_up: hang_up.clone(),
+        };
+        if content.packets.send(up).await.is_err() {
+            return;
+        }
+        session.metrics().peers.add(1);
+        let connection = Self {
+            session,
+            content,
+            key,
+            heard: AtomicBool::new(true),
+            claims_id: AtomicU8::new(0),
+            manifest_id: AtomicU8::new(0),
+        };
+        let talk = connection.talk(&mut stream, theirs.extensions, queue, hang_up);
+        if let Ok(error) = AssertUnwindSafe(talk).catch_unwind().await {
+            if error.is_peers_fault() {
+                connection.session.metrics().peers_faulty.add(1);
+            }
+            tracing::debug!(%addr, %error, "connection closed");
+        } else {
+            tracing::error!(%addr, "a defect broke this connection");
+        }
+        connection.session.metrics().peers.sub(1);
+        drop((stream, place));
+        // A driver that is gone does not care.
+        let _ = connection.content.packets.send(Packet::PeerDown(key)).await;
+    }
+
+    async fn talk(
+        &self,
+        stream: &mut TcpStream,
+        extensions: bool,
+        queue: mpsc::UnboundedReceiver<Vec<PeerOut>>,
+        hang_up: CancellationToken,
+    ) -> PeerError {
+        let (read, write) = stream.split();
+        let ended = tokio::select! {
+            ended = self.read(read) => ended,
+            ended = self.write(write, queue, extensions) => ended,
+            ended = self.watch() => ended,
+            () = hang_up.cancelled() => Err(PeerError::HungUp),
+        };
+        ended.err().unwrap_or(PeerError::Closed)
+    }
+
+    /// Passes what was received on to the driver.
+    async fn send(&self, items: Vec<Item>) -> Result<(), PeerError> {
+        let packet = Packet::Items {
+            from: Sender::Peer(self.key),
+            items,
+        };
+        self.content
+            .packets
+            .send(packet)
+            .await
+            .map_err(|_| PeerError::HungUp)
+    }
+
+    /// Waits until the store has room for what comes.
+    async fn may_read(&self, reading: &mut watch::Receiver<Reading>) -> Result<(), PeerError> {
+        if !reading.borrow().peers {
+            let open = reading.wait_for(|reading| reading.peers).await;
+            open.map_err(|_| PeerError::HungUp)?;
+        }
+        self.session.down().ready().await;
+        Ok(())
+    }
+
+    /// Ends when the peer was silent for too long while it was listened to.
+    async fn watch(&self) -> Result<(), PeerError> {
+        loop {
+            tokio::time::sleep(SILENCE_MAX).await;
+            let listened = self.content.reading.borrow().peers;
+            if !self.heard.swap(false, Ordering::Relaxed) && listened {
+                return Err(PeerError::Silent);
+            }
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! What we say to a peer: several messages per write, blocks read from the store in large extents.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use floodway_proto::PieceIndex;
+use floodway_proto::wire::manifest::MANIFEST;
+use floodway_proto::wire::{ExtendedHandshake, HttpClaims, Message, OwnNode};
+use floodway_swarm::{Input, Sender};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::tcp::WriteHalf;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+use super::batch::{Batch, Ids};
+use super::{CLAIMS_ID, Connection, IS_RELAY, KNOWS_FINAL, MANIFEST_ID, PeerError};
+use crate::content::{Item, Packet, PeerOut, Shared};
+use crate::session::Session;
+
+/// Most block bytes in one write: enough to read the disk in large steps.
+const BATCH_BYTES: usize = 512 * 1024;
+/// Most slices in one system call.
+const SLICES: usize = 256;
+/// A peer hears from us at least this often; peers give up after two minutes.
+const KEEP_ALIVE: Duration = Duration::from_secs(90);
+/// How many requests a peer may have outstanding here.
+const REQUEST_QUEUE: u32 = 2000;
+/// Version of what own nodes say to each other.
+const OWN_VERSION: u32 = 1;
+
+/// A batch that is being made ready.
+enum Loading {
+    /// It has no blocks.
+    Ready(Batch),
+    /// Its blocks are being read; an error is a piece that cannot be.
+    Reading(JoinHandle<Result<Batch, PieceIndex>>),
+}
+
+impl Connection {
+    /// Sends what the driver queues, until it hangs up.
+    pub(super) async fn write(
+        &self,
+        mut stream: WriteHalf<'_>,
+        mut orders: mpsc::UnboundedReceiver<Vec<PeerOut>>,
+        extensions: bool,
+    ) -> Result<(), PeerError> {
+        let mut queue = VecDeque::new();
+        if extensions {
+            let payload = Bytes::from(hello(&self.session, &self.content).encode());
+            queue.push_back(PeerOut::Message(Message::Extended { id: 0, payload }));
+        }
+        let mut loading = None;
+        loop {
+            let next = if let Some(next) = loading.take() {
+                next
+            } else {
+                next_orders(&mut queue, &mut orders).await?;
+                self.load(&mut queue)
+            };
+            let batch = self.loaded(next).await?;
+            // The next extent is read while this one is sent.
+            while let Ok(more) = orders.try_recv() {
+                queue.extend(more);
+            }
+            if !queue.is_empty() {
+                loading = Some(self.load(&mut queue));
+            }
+            self.session.up().ready().await;
+            send_all(&mut stream, &batch).await?;
+            self.session.up().charge(batch.length());
+            self.sent(batch).await?;
+        }
+    }
+
+    /// Begins to read the blocks of the next batch.
+    fn load(&self, queue: &mut VecDeque<PeerOut>) -> Loading {
+        let ids = Ids {
+            claims: self.claims_id.load(Ordering::Relaxed),
+            manifest: self.manifest_id.load(Ordering::Relaxed),
+        };
+        let batch_bytes = self.batch_bytes();
+        let mut batch = Batch::fill(queue, &self.content.layout, batch_bytes, ids);
+        if batch.blocks().is_empty() {
+            return Loading::Ready(batch);
+        }
+        let (session, content) = (self.session.clone(), Arc::clone(&self.content));
+        Loading::Reading(tokio::task::spawn_blocking(move || {
+            let buffer = session.send_pool().take(batch.data_length());
+            batch.read(buffer, &content)?;
+            Ok(batch)
+        }))
+    }
+
+    async fn loaded(&self, loading: Loading) -> Result<Batch, PeerError> {
+        let reading = match loading {
+            Loading::Ready(batch) => return Ok(batch),
+            Loading::Reading(reading) => reading,
+        };
+        match reading.await.map_err(io::Error::other)? {
+            Ok(batch) => Ok(batch),
+            Err(piece) => {
+                let packet = Packet::Unreadable(piece);
+                self.content
+                    .packets
+                    .send(packet)
+                    .await
+                    .map_err(|_| PeerError::HungUp)?;
+                // The peer waits for blocks that we cannot give: it asks others after this.
+                Err(PeerError::HungUp)
+            }
+        }
+    }
+
+    /// Small batches under a small limit, so that it holds within a second.
+    fn batch_bytes(&self) -> usize {
+        let eighth = usize::try_from(self.session.up().rate().0 / 8).unwrap_or(usize::MAX);
+        eighth.clamp(1, BATCH_BYTES)
+    }
+
+    async fn sent(&self, batch: Batch) -> Result<(), PeerError> {
+        if batch.blocks().is_empty() {
+            return Ok(());
+        }
+        self.session
+            .metrics()
+            .peer_sent
+            .add(batch.data_length() as u64);
+        let peer = self.key;
+        let sent = batch.blocks().iter();
+        let items = sent
+            .map(|&block| Item::Input(Input::BlockSent { peer, block }))
+            .collect();
+        self.session.send_pool().give(batch.into_buffer());
+        let packet = Packet::Items {
+            from: Sender::Peer(peer),
+            items,
+        };
+        self.content
+            .packets
+            .send(packet)
+            .await
+            .map_err(|_| PeerError::HungUp)
+    }
+}
+
+/// Fills the queue; with a keep-alive when there is nothing to say for long.
+async fn next_orders(
+    queue: &mut VecDeque<PeerOut>,
+    orders: &mut mpsc::UnboundedReceiver<Vec<PeerOut>>,
+) -> Result<(), PeerError> {
+    let until = Instant::now() + KEEP_ALIVE;
+    while queue.is_empty() {
+        match timeout_at(until, orders.recv()).await {
+            Ok(Some(more)) => queue.extend(more),
+            Ok(None) => return Err(PeerError::HungUp),
+            Err(_) => queue.push_back(PeerOut::Message(Message::KeepAlive)),
+        }
+    }
+    while let Ok(more) = orders.try_recv() {
+        queue.extend(more);
+    }
+    Ok(())
+}
+
+async fn send_all(stream: &mut WriteHalf<'_>, batch: &Batch) -> io::Result<()> {
+    let mut all = batch.slices();
+    let mut slices = &mut all[..];
+    while !slices.is_empty() {
+        let few = &slices[..slices.len().min(SLICES)];
+        let written = stream.write_vectored(few).await?;
+        if written == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        IoSlice::advance_slices(&mut slices, written);
+    }
+    Ok(())
+}
+
+/// What we say of ourselves (BEP 10).
+fn hello(session: &Session, content: &Shared) -> ExtendedHandshake {
+    let mut capabilities = 0;
+    let mut names = BTreeMap::from([(HttpClaims::NAME.to_owned(), CLAIMS_ID)]);
+    if content.is_final() {
+        capabilities |= KNOWS_FINAL;
+    }
+    if let Some(growth) = &content.growth {
+        names.insert(MANIFEST.to_owned(), MANIFEST_ID);
+        if growth.is_relay {
+            capabilities |= IS_RELAY;
+        }
+    }
+    let own = |sid| OwnNode {
+        version: OWN_VERSION,
+        sid,
+        node: session.node(),
+        capabilities,
+        head: content.head(),
+    };
+    ExtendedHandshake {
+        names,
+        client: Some(concat!("Floodway/", env!("CARGO_PKG_VERSION")).into()),
+        listen_port: Some(session.peer_addr().port()),
+        request_queue: Some(REQUEST_QUEUE),
+        floodway: content.sid.map(own),
+        ..ExtendedHandshake::default()
+    }
+}

@@ -1,0 +1,309 @@
+//! One content on this relay: from leased pieces to the final names.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use floodway_api::sync::{ContentReport, RelayContent, RelayFailure, RelayFailureKind};
+use floodway_origin::{Access, SourceUrl, UrlCheck};
+use floodway_proto::facts::Accept;
+use floodway_proto::genesis::Genesis;
+use floodway_proto::manifest::Manifest;
+use floodway_proto::metainfo::Metainfo;
+use floodway_proto::record::{Head, Signed};
+use floodway_proto::{PieceIndex, SafeName, Sid};
+use floodway_store::Hashes;
+use floodway_swarm::{Limits, Order as PieceOrder, Prefer, SourceClass};
+
+use super::work::{News, Note, Tools, failure};
+use crate::manifest::unix_us;
+use crate::node::add_known;
+use crate::origin_source::{expectation, same_host};
+use crate::{Content, ContentSpec, Growth, HttpSource, State, Target};
+
+/// A final content of which nobody has the missing pieces for so long is read from the origin again.
+const ALONE: Duration = Duration::from_secs(30);
+
+/// Why a content could not be opened.
+pub(super) enum OpenFailure {
+    Final(RelayFailure),
+    Passing(String),
+}
+
+/// A content on this relay.
+pub(super) struct Held {
+    pub(super) content: Content,
+    pub(super) name: SafeName,
+    pub(super) sid: Sid,
+    pub(super) ranges: bool,
+    pub(super) origin: HttpSource,
+    /// Control signs its facts. It does for all contents but those made by older versions.
+    pub(super) is_signed: bool,
+    /// It is shown to nobody before it is final.
+    pub(super) hides: bool,
+    /// Control says that it is final; and this relay knows its final names.
+    pub(super) ordered_final: bool,
+    pub(super) is_final: bool,
+    pub(super) complete: bool,
+    /// No piece has been held yet.
+    pub(super) is_new: bool,
+    /// Up to where control has told this relay everything. A snapshot that neighbours send first says less than the records
+    /// before it: it leaves out the hashes of single pieces.
+    told: Head,
+    /// What was held at the last look.
+    pub(super) looked_at: u64,
+    pub(super) kept: u64,
+    pub(super) kept_at: Instant,
+}
+
+impl Held {
+    pub(super) async fn open(
+        tools: &Tools,
+        order: &RelayContent,
+        url: &SourceUrl,
+        genesis: Genesis,
+    ) -> Result<Self, OpenFailure> {
+        let local = |error: &dyn std::fmt::Display| {
+            OpenFailure::Final(failure(RelayFailureKind::Local, error.to_string()))
+        };
+        let torrent = match kept_torrent(tools, order.sid) {
+            None if order.is_final => fetch_torrent(tools, order.sid)
+                .await
+                .map_err(OpenFailure::Passing)?,
+            kept => kept,
+        };
+        if torrent.is_none() && !order.ranges {
+            tools
+                .data
+                .remove_content(order.sid)
+                .map_err(|error| local(&error))?;
+        }
+        let growth = growth(tools, &genesis).map_err(|error| local(&error))?;
+        // A run that knows records has told of its first piece.
+        let is_new = growth.manifest.head() == Head::default();
+        let told = growth.manifest.complete_to();
+        let folder = tools
+            .data
+            .content_folder(order.sid)
+            .map_err(|error| local(&error))?;
+        let check: Arc<dyn UrlCheck> = same_host(url);
+        let layout = genesis.layout().map_err(|error| local(&error))?;
+        let origin = HttpSource {
+            url: url.clone(),
+            class: SourceClass::Origin,
+            bearer: None,
+            expect: expectation(
+                layout.length().unwrap_or(0),
+                &genesis.origin.etag,
+                &genesis.origin.last_modified,
+            ),
+            access: if order.ranges {
+                Access::Ranges
+            } else {
+                Access::OneGet
+            },
+            check: Some(check),
+        };
+        let path = folder.join(genesis.name.as_str());
+        let mut spec = ContentSpec {
+            names: Vec::new(),
+            sid: Some(order.sid),
+            layout,
+            hashes: Hashes::Facts(growth.nodes()),
+            identity: order.sid.0,
+            target: Target::File {
+                path,
+                overwrite: true,
+                rename_when_done: true,
+            },
+            prefer: Prefer::Peers,
+            order: PieceOrder::RarestFirst,
+            foreground: false,
+            limits: Limits::default(),
+            linear_digest: false,
+            peers: Vec::new(),
+            trackers: Vec::new(),
+            sources: vec![origin.clone()],
+            verifiable: false,
+            growth: Some(growth),
+        };
+        if let Some(torrent) = &torrent {
+            spec.names = vec![order.sid.truncated(), torrent.info_hash];
+            spec.hashes = Hashes::V1(torrent.info.pieces.clone());
+            spec.verifiable = true;
+            spec.sources = Vec::new();
+        }
+        let is_final = torrent.is_some();
+        let (content, complete) = add_known(&tools.session, Some(&tools.data), spec)
+            .await
+            .map_err(|error| local(&error))?;
+        let held = Self {
+            content,
+            is_signed: !genesis.keys.is_empty(),
+            hides: tools.serve_after_complete,
+            name: genesis.name,
+            sid: order.sid,
+            ranges: order.ranges,
+            origin,
+            ordered_final: order.is_final,
+            is_final,
+            complete,
+            is_new,
+            told,
+            looked_at: 0,
+            kept: 0,
+            kept_at: Instant::now(),
+        };
+        held.set_leases(order);
+        Ok(held)
+    }
+
+    fn set_leases(&self, order: &RelayContent) {
+        // What is final is got from others; see `look` for when there are none.
+        if self.is_final || self.ordered_final {
+            return;
+        }
+        let leases = order
+            .leases
+            .iter()
+            .map(|lease| lease.first..lease.first.saturating_add(lease.count));
+        self.content.set_leases(leases.collect());
+    }
+
+    /// Peers and HTTP clients may ask for what is there.
+    pub(super) fn open_to_others(&self, tools: &Tools) {
+        if self.is_hidden() {
+            return;
+        }
+        if let Err(error) = self.content.add_name(self.sid.truncated()) {
+            tracing::warn!(%error, "peers cannot ask for a content by its sid");
+        }
+        let (content, name) = (self.content.clone(), self.name.clone());
+        tools.serving.insert(self.sid, content, name);
+    }
+
+    fn is_hidden(&self) -> bool {
+        self.hides && !self.is_final
+    }
+
+    /// It is final, and nothing comes any more: records that say what its last pieces hash to were lost on the way. The
+    /// torrent says it too.
+    pub(super) fn is_stranded(&mut self) -> bool {
+        let have = self.content.progress().borrow().have_bytes;
+        let moved = std::mem::replace(&mut self.looked_at, have) != have;
+        self.ordered_final && !self.is_final && !moved
+    }
+
+    /// It became final, which nobody but control's torrent will tell.
+    pub(super) fn needs_torrent(&self, order: &RelayContent) -> bool {
+        order.is_final && !self.is_final && !self.is_signed
+    }
+
+    /// Takes what control says. True when that is more than it has said before.
+    pub(super) fn ordered(&mut self, order: &RelayContent, news: News) -> bool {
+        self.set_leases(order);
+        if order.is_final && !self.ordered_final {
+            self.ordered_final = true;
+            self.content.set_leases(Vec::new());
+            self.kept_at = Instant::now();
+        }
+        let heads = news.records.iter().map(|record| record.record().head);
+        let told = heads.max().map_or(self.told, |head| head.max(self.told));
+        self.content.add_records(news.records);
+        self.content.add_peers(news.peers);
+        std::mem::replace(&mut self.told, told) != told
+    }
+
+    /// The content has its final names: `torrent` is kept for a restart.
+    pub(super) fn became_final(&mut self, tools: &Tools, torrent: Option<&Metainfo>) {
+        self.is_final = true;
+        self.open_to_others(tools);
+        let Some(torrent) = torrent else {
+            return;
+        };
+        if let Err(error) = tools.data.save_torrent(self.sid, &torrent.encode()) {
+            tracing::warn!(%error, "the torrent could not be kept; a restart asks control for it");
+        }
+    }
+
+    /// Says when the first piece was there: from then on others can have it.
+    pub(super) fn log_first(&mut self, piece: PieceIndex) {
+        if std::mem::take(&mut self.is_new) {
+            let t_unix_us = unix_us();
+            tracing::info!(sid = %self.sid, piece = piece.0, t_unix_us, "first_complete_piece");
+        }
+    }
+
+    /// Keeps a verified record for a restart.
+    pub(super) fn keep(&self, tools: &Tools, record: &Signed) {
+        if let Err(error) = tools.data.add_record(self.sid, record) {
+            tracing::warn!(%error, "a record could not be kept; a restart asks control for it");
+        }
+    }
+
+    /// A final content that nobody has whole is completed from its origin.
+    pub(super) fn look(&mut self) {
+        let progress = self.content.progress().borrow().clone();
+        if self.kept != progress.have_bytes || progress.peers > 0 {
+            (self.kept, self.kept_at) = (progress.have_bytes, Instant::now());
+        }
+        let alone =
+            self.ordered_final && !self.complete && self.ranges && self.kept_at.elapsed() >= ALONE;
+        if alone && progress.state == State::Fetching {
+            tracing::warn!(sid = %self.sid, "nobody has the missing pieces: they are read from the origin");
+            let all = 0..self.content.layout().piece_count();
+            self.content.set_leases(vec![all]);
+            self.content.set_sources(vec![self.origin.clone()]);
+        }
+    }
+
+    pub(super) fn holds(&self, changed: bool) -> Note {
+        let progress = self.content.progress().borrow().clone();
+        Note::Holds {
+            report: ContentReport {
+                sid: self.sid,
+                have: progress.have_bytes,
+                complete: self.complete,
+                final_ok: self.is_final,
+                peer_sent: progress.counters.sent,
+                serving: !self.is_hidden(),
+                manifest: self.content.head().map(|_| self.told),
+            },
+            changed,
+        }
+    }
+}
+
+/// What this relay knows of the content's hashes from earlier runs.
+fn growth(tools: &Tools, genesis: &Genesis) -> Result<Growth, Box<dyn std::error::Error>> {
+    let mut manifest = Manifest::new(genesis.clone(), Accept::Sealed)?;
+    let mut kept = tools.data.records(genesis.sid());
+    kept.retain(|record| manifest.apply(record).is_ok());
+    tools.data.save_records(genesis.sid(), &kept)?;
+    Ok(Growth {
+        manifest,
+        is_relay: true,
+    })
+}
+
+fn kept_torrent(tools: &Tools, sid: Sid) -> Option<Metainfo> {
+    let bytes = tools.data.torrent(sid).ok().flatten()?;
+    Metainfo::decode(&bytes).ok()
+}
+
+/// The torrent from control, kept on disk. `None`: not final after all.
+async fn fetch_torrent(tools: &Tools, sid: Sid) -> Result<Option<Metainfo>, String> {
+    let client = tools.client.borrow().clone();
+    let Some(bytes) = client
+        .torrent(sid)
+        .await
+        .map_err(|error| error.to_string())?
+    else {
+        return Ok(None);
+    };
+    let torrent = Metainfo::decode(&bytes).map_err(|error| error.to_string())?;
+    tools
+        .data
+        .save_torrent(sid, &bytes)
+        .map_err(|error| error.to_string())?;
+    Ok(Some(torrent))
+}

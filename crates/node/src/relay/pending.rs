@@ -1,0 +1,169 @@
+//! What a relay has learnt of one relay task and control has not acknowledged yet.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use floodway_api::sync::{
+    ContentReport, PIECES_PER_SYNC, PieceReport, ProbeReport, RangeLease, RelayFailure, RelayReport,
+};
+use floodway_proto::Sid;
+
+/// The book of one relay task.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    sid: Option<Sid>,
+    probe: Option<ProbeReport>,
+    /// Every digest known of the content, and which of them control has not acknowledged.
+    digests: BTreeMap<u32, PieceReport>,
+    unreported: BTreeSet<u32>,
+    failure: Option<RelayFailure>,
+    leases: BTreeSet<u64>,
+    pub(super) content: Option<ContentReport>,
+}
+
+impl Pending {
+    /// Another content, or the same from the beginning: what was said of the last one is of no interest any more.
+    pub(super) fn begin(&mut self, sid: Option<Sid>) {
+        *self = Self {
+            sid,
+            ..Self::default()
+        };
+    }
+
+    pub(super) fn probed(&mut self, probe: ProbeReport) {
+        self.probe = Some(probe);
+    }
+
+    pub(super) fn failed(&mut self, failure: RelayFailure) {
+        self.failure = Some(failure);
+    }
+
+    pub(super) fn piece(&mut self, piece: PieceReport) {
+        self.digests.insert(piece.piece, piece);
+        self.unreported.insert(piece.piece);
+    }
+
+    /// A lease of pieces that are held already means that control does not know them: it is told again.
+    pub(super) fn leased(&mut self, leases: &[RangeLease]) {
+        for lease in leases {
+            if self.leases.insert(lease.lease) {
+                let range = lease.first..lease.first.saturating_add(lease.count);
+                self.unreported
+                    .extend(self.digests.range(range).map(|(&piece, _)| piece));
+            }
+        }
+    }
+
+    /// What to report now.
+    pub(super) fn report(&self, relay_task: &str) -> Option<RelayReport> {
+        let pieces = self
+            .unreported
+            .iter()
+            .filter_map(|piece| self.digests.get(piece))
+            .take(PIECES_PER_SYNC);
+        let report = RelayReport {
+            relay_task: relay_task.to_owned(),
+            sid: self.sid,
+            probe: self.probe.clone(),
+            pieces: pieces.copied().collect(),
+            failure: self.failure.clone(),
+        };
+        let empty = report.probe.is_none() && report.pieces.is_empty() && report.failure.is_none();
+        (!empty).then_some(report)
+    }
+
+    /// Control has made this durable. True when there is more to say.
+    pub(super) fn acknowledged(&mut self, report: &RelayReport) -> bool {
+        if report.sid != self.sid {
+            return false;
+        }
+        for piece in &report.pieces {
+            if self.digests.get(&piece.piece) == Some(piece) {
+                self.unreported.remove(&piece.piece);
+            }
+        }
+        if self.probe == report.probe {
+            self.probe = None;
+        }
+        if self.failure == report.failure {
+            self.failure = None;
+        }
+        !self.unreported.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use floodway_api::sync::RelayFailureKind;
+    use floodway_proto::{Sha1, Sha256};
+
+    use super::*;
+
+    const SID: Sid = Sid([1; 32]);
+
+    fn piece(piece: u32) -> PieceReport {
+        PieceReport {
+            piece,
+            node: Sha256([0; 32]),
+            sha1: Sha1([0; 20]),
+        }
+    }
+
+    #[test]
+    fn pieces_are_reported_until_they_are_acknowledged() {
+        let mut pending = Pending::default();
+        pending.begin(Some(SID));
+        assert_eq!(pending.report("t"), None);
+        let most = u32::try_from(PIECES_PER_SYNC).unwrap();
+        (0..most + 2).for_each(|n| pending.piece(piece(n)));
+        let first = pending.report("t").unwrap();
+        assert_eq!(
+            (first.pieces.len(), first.sid),
+            (PIECES_PER_SYNC, Some(SID))
+        );
+        assert_eq!(
+            pending.report("t"),
+            Some(first.clone()),
+            "a lost sync is repeated"
+        );
+        assert!(pending.acknowledged(&first), "there is more");
+        let second = pending.report("t").unwrap();
+        assert_eq!(second.pieces, [piece(most), piece(most + 1)]);
+        pending.piece(piece(0));
+        assert!(pending.acknowledged(&second));
+        assert_eq!(pending.report("t").unwrap().pieces, [piece(0)]);
+    }
+
+    #[test]
+    fn a_new_lease_of_known_pieces_tells_them_again_once() {
+        let mut pending = Pending::default();
+        pending.begin(Some(SID));
+        (0..4).for_each(|n| pending.piece(piece(n)));
+        pending.acknowledged(&pending.report("t").unwrap());
+        let lease = RangeLease {
+            lease: 9,
+            first: 2,
+            count: 9,
+            expires_ms: 1,
+        };
+        pending.leased(&[lease]);
+        let again = pending.report("t").unwrap();
+        assert_eq!(again.pieces, [piece(2), piece(3)]);
+        pending.acknowledged(&again);
+        pending.leased(&[lease]);
+        assert_eq!(pending.report("t"), None);
+    }
+
+    #[test]
+    fn what_was_said_of_another_content_acknowledges_nothing() {
+        let mut pending = Pending::default();
+        pending.failed(RelayFailure {
+            kind: RelayFailureKind::Local,
+            message: "x".into(),
+        });
+        let old = pending.report("t").unwrap();
+        pending.begin(Some(SID));
+        pending.piece(piece(0));
+        assert!(!pending.acknowledged(&old));
+        assert_eq!(pending.report("t").unwrap().pieces.len(), 1);
+    }
+}

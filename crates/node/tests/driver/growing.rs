@@ -1,0 +1,379 @@
+//! A content whose hashes become known while a relay fetches it; the test is control.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use floodway_node::{Content, ContentEvent, ContentSpec, Growth, Session};
+use floodway_origin::Access;
+use floodway_proto::facts::{Accept, FactStore, PieceSpace};
+use floodway_proto::genesis::{FinalTorrents, Flavors, Genesis, GenesisFile, OriginIdentity};
+use floodway_proto::manifest::{Manifest, Sealer, Status};
+use floodway_proto::merkle::{piece_layer, piece_node};
+use floodway_proto::metainfo::Metainfo;
+use floodway_proto::record::{Fact, FinalNames, LeaseId, OriginDigest, SecretKey, Signed, State};
+use floodway_proto::torrents::Contents;
+use floodway_proto::{ByteRate, InfoHash, PieceIndex, SafeName, Sha256};
+use floodway_store::Hashes;
+use floodway_swarm::Limits;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::http::honest;
+use crate::kit::{Kit, PATIENCE, session, until};
+
+/// What control does about one content.
+struct Control {
+    genesis: Genesis,
+    facts: FactStore,
+    sealer: Sealer,
+    layer: u8,
+}
+
+impl Control {
+    fn new(kit: &Kit) -> Self {
+        let key = SecretKey::from_seed(&[3; 32]);
+        let name = SafeName::new("file").unwrap();
+        let genesis = Genesis {
+            created_unix_s: 1,
+            final_torrents: FinalTorrents {
+                flavors: Flavors::V1,
+                private: false,
+                source: String::new(),
+            },
+            keys: vec![key.public().to_bytes()],
+            files: vec![GenesisFile {
+                path: vec![name.clone()],
+                length: kit.layout.length(),
+                url_suffix: String::new(),
+                etag: String::new(),
+                version: String::new(),
+            }],
+            name,
+            nonce: [7; 16],
+            origin: OriginIdentity {
+                etag: "\"v1\"".into(),
+                last_modified: String::new(),
+                url_hash: Sha256([0; 32]),
+                version: String::new(),
+            },
+            piece_length: kit.layout.piece_length(),
+            strong: true,
+            trust: 0,
+        };
+        let space = PieceSpace::of(&genesis).unwrap();
+        Self {
+            sealer: Sealer::new(genesis.sid(), key, 0, 1),
+            facts: FactStore::new(space, Accept::Sealed),
+            layer: piece_layer(&kit.layout).unwrap(),
+            genesis,
+        }
+    }
+
+    fn seal(&mut self, piece: PieceIndex, hash: Sha256) -> Vec<Signed> {
+        let (layer, index) = (self.layer, piece.0);
+        let fact = Fact {
+            file: 0,
+            layer,
+            index,
+            hash,
+        };
+        self.facts.seal(&fact).unwrap();
+        self.checkpoint(&[fact], State::Open)
+    }
+
+    /// As in [`Kit`].
+    fn finalise(&mut self, kit: &Kit) -> (Vec<Signed>, InfoHash) {
+        let contents = Contents::of(&self.genesis, &self.facts).unwrap();
+        let info = contents.v1_info(&kit.pieces).unwrap();
+        let torrent = Metainfo::decode(&[b"d4:info", &info[..], b"e"].concat()).unwrap();
+        let names = FinalNames {
+            roots: vec![self.facts.pieces_root(0)],
+            v1: Some(torrent.info_hash),
+            v2: None,
+            hybrid: None,
+            origin_digest: OriginDigest::Absent,
+        };
+        let records = self.checkpoint(&[], State::Final(Box::new(names)));
+        (records, torrent.info_hash)
+    }
+
+    fn checkpoint(&mut self, fresh: &[Fact], state: State) -> Vec<Signed> {
+        let status = Status {
+            length: self.genesis.length(),
+            sealed: self.facts.proven_pieces(),
+            state,
+            lease_floor: LeaseId(0),
+            revoked: Vec::new(),
+            time_unix_ms: 0,
+        };
+        self.sealer.checkpoint(&self.facts, fresh, &status).unwrap()
+    }
+
+    fn spec(&self, kit: &Kit, name: &str, is_relay: bool, known: &[Signed]) -> ContentSpec {
+        let mut manifest = Manifest::new(self.genesis.clone(), Accept::Sealed).unwrap();
+        for record in known {
+            manifest.apply(record).unwrap();
+        }
+        let growth = Growth { manifest, is_relay };
+        let sid = self.genesis.sid();
+        ContentSpec {
+            names: vec![sid.truncated()],
+            sid: Some(sid),
+            hashes: Hashes::Facts(growth.nodes()),
+            identity: sid.0,
+            verifiable: false,
+            growth: Some(growth),
+            ..kit.leech(name)
+        }
+    }
+}
+
+/// A relay that reads its origin no faster than this, and the test as its control.
+struct Site {
+    kit: Kit,
+    control: Control,
+    /// Kept: its contents end with it.
+    _session: Session,
+    relay: Content,
+    events: mpsc::UnboundedReceiver<ContentEvent>,
+    peer: std::net::SocketAddr,
+    /// Pieces that are not sealed yet.
+    missing: u32,
+    sent: Arc<crate::http::Server>,
+}
+
+impl Site {
+    async fn new(length: usize, limit: ByteRate) -> Self {
+        let kit = Kit::new(length);
+        let control = Control::new(&kit);
+        let origin = honest(&kit).await;
+        let session = session(1).await;
+        let spec = ContentSpec {
+            sources: vec![origin.source(&kit, Access::Ranges)],
+            limits: Limits {
+                down: limit,
+                ..Limits::default()
+            },
+            ..control.spec(&kit, "relay", true, &[])
+        };
+        let relay = session.add(spec).await.unwrap();
+        let missing = kit.layout.piece_count();
+        Self {
+            events: relay.events(),
+            peer: session.peer_addr(),
+            missing,
+            kit,
+            control,
+            _session: session,
+            relay,
+            sent: origin,
+        }
+    }
+
+    /// The relay is to fetch everything.
+    fn lease(&self) {
+        let all = 0..self.kit.layout.piece_count();
+        self.relay.set_leases(vec![all]);
+    }
+
+    /// Waits until the relay has fetched a piece.
+    async fn next_piece(&mut self) -> (PieceIndex, Sha256) {
+        let next = async {
+            loop {
+                let event = self.events.recv().await.expect("the relay lives");
+                if let ContentEvent::PieceDone { piece, digest } = event {
+                    return (piece, digest);
+                }
+            }
+        };
+        let (piece, digest) = timeout(PATIENCE, next).await.expect("a piece comes");
+        (piece, digest.node.unwrap())
+    }
+
+    /// Waits for a piece, and seals it.
+    async fn seal_next(&mut self) {
+        let (piece, node) = self.next_piece().await;
+        let records = self.control.seal(piece, node);
+        self.relay.add_records(records);
+        self.missing -= 1;
+    }
+
+    async fn seal_all(&mut self) {
+        while self.missing > 0 {
+            self.seal_next().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn others_have_the_first_pieces_while_the_relay_fetches_the_rest() {
+    let mut site = Site::new((6 << 20) + 77, ByteRate::mib(4)).await;
+    // One agent knows only the relay, the other only the first agent.
+    let (near, far) = (session(2).await, session(3).await);
+    let spec = |name, peer| ContentSpec {
+        peers: vec![peer],
+        ..site.control.spec(&site.kit, name, false, &[])
+    };
+    let first = near.add(spec("near", site.peer)).await.unwrap();
+    let second = far.add(spec("far", near.peer_addr())).await.unwrap();
+    site.lease();
+    for _ in 0..3 {
+        site.seal_next().await;
+    }
+    for agent in [&first, &second] {
+        until(agent, "a first piece", |progress| progress.pieces_held > 0).await;
+    }
+    let relay = site.relay.progress().borrow().clone();
+    assert!(
+        relay.have_bytes < relay.length,
+        "the relay still fetches: {relay:?}"
+    );
+    site.seal_all().await;
+    for agent in [&first, &second] {
+        until(agent, "all pieces", |progress| {
+            progress.have_bytes == relay.length
+        })
+        .await;
+        assert!(!site.kit.path("near").exists(), "no name before FINAL");
+    }
+    let (records, name) = site.control.finalise(&site.kit);
+    site.relay.add_records(records);
+    for content in [&site.relay, &first, &second] {
+        site.kit.completes(content).await;
+    }
+    for agent in [&first, &second] {
+        assert_eq!(agent.counters().peer, relay.length);
+    }
+    assert_eq!(
+        site.sent.sent.load(Ordering::Relaxed),
+        relay.length,
+        "one copy"
+    );
+    // Everybody answers by the standard name now, and nothing more is fetched for it.
+    let stock = session(4).await;
+    let leech = ContentSpec {
+        names: vec![name],
+        sid: None,
+        peers: vec![far.peer_addr()],
+        ..site.kit.leech("stock")
+    };
+    let leech = stock.add(leech).await.unwrap();
+    site.kit.completes(&leech).await;
+    assert_eq!(site.sent.sent.load(Ordering::Relaxed), relay.length);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_late_or_again_learns_the_rest_from_neighbours() {
+    let mut site = Site::new(5 << 20, ByteRate::mib(8)).await;
+    site.lease();
+    for _ in 0..8 {
+        site.seal_next().await;
+    }
+    let spec = ContentSpec {
+        peers: vec![site.peer],
+        ..site.control.spec(&site.kit, "late", false, &[])
+    };
+    let late = session(2).await;
+    let agent = late.add(spec.clone()).await.unwrap();
+    let mut events = agent.events();
+    until(&agent, "what is sealed", |progress| {
+        progress.pieces_held == 8
+    })
+    .await;
+    let mut known = Vec::new();
+    while let Ok(event) = events.try_recv() {
+        if let ContentEvent::Record(record) = event {
+            known.push(record);
+        }
+    }
+    late.shutdown().await;
+    // A later run knows these from its disk, and needs none of the pieces again.
+    let again = session(3).await;
+    let spec = ContentSpec {
+        growth: site.control.spec(&site.kit, "late", false, &known).growth,
+        hashes: site.control.spec(&site.kit, "late", false, &known).hashes,
+        ..spec
+    };
+    let agent = again.add(spec).await.unwrap();
+    site.seal_all().await;
+    let (records, _) = site.control.finalise(&site.kit);
+    site.relay.add_records(records);
+    let finished = site.kit.completes(&agent).await;
+    assert_eq!(finished.counters.resumed, 8 * 256 * 1024);
+    // After FINAL the same way leads there.
+    let after = session(4).await;
+    let spec = ContentSpec {
+        peers: vec![again.peer_addr()],
+        ..site.control.spec(&site.kit, "after", false, &[])
+    };
+    let agent = after.add(spec).await.unwrap();
+    site.kit.completes(&agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_fetched_the_pieces_proves_them_under_a_snapshot() {
+    let mut site = Site::new(3 << 20, ByteRate::MAX).await;
+    let agents = session(2).await;
+    let spec = ContentSpec {
+        peers: vec![site.peer],
+        ..site.control.spec(&site.kit, "agent", false, &[])
+    };
+    let agent = agents.add(spec).await.unwrap();
+    site.lease();
+    // What control says of single pieces is lost, and later it says it only in sum.
+    while site.missing > 0 {
+        let (piece, node) = site.next_piece().await;
+        site.control.seal(piece, node);
+        site.missing -= 1;
+    }
+    let key = SecretKey::from_seed(&[3; 32]);
+    site.control.sealer = Sealer::new(site.control.genesis.sid(), key, 0, 2);
+    let (records, _) = site.control.finalise(&site.kit);
+    site.relay.add_records(records);
+    site.kit.completes(&site.relay).await;
+    site.kit.completes(&agent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_piece_that_is_not_what_control_sealed_is_dropped_and_never_offered() {
+    let mut site = Site::new(2 << 20, ByteRate::MAX).await;
+    // Somebody else reported piece 0 before, and the origin has lied to one of the two.
+    let sealed = piece_node(&[9; 100], &site.kit.layout, PieceIndex(0)).unwrap();
+    let records = site.control.seal(PieceIndex(0), sealed);
+    site.lease();
+    until(&site.relay, "all pieces", |progress| {
+        progress.pieces_held == 8
+    })
+    .await;
+    let agents = session(2).await;
+    let spec = ContentSpec {
+        peers: vec![site.peer],
+        ..site.control.spec(&site.kit, "agent", false, &[])
+    };
+    let agent = agents.add(spec).await.unwrap();
+    site.relay.add_records(records);
+    let lost = async {
+        loop {
+            if let ContentEvent::PieceLost(piece) = site.events.recv().await.unwrap() {
+                return piece;
+            }
+        }
+    };
+    assert_eq!(timeout(PATIENCE, lost).await.unwrap(), PieceIndex(0));
+    let honest: PieceIndex = PieceIndex(1);
+    let bytes = site.kit.layout.piece_bytes(honest);
+    let bytes = usize::try_from(bytes.start).unwrap()..usize::try_from(bytes.end).unwrap();
+    let node = piece_node(&site.kit.bytes[bytes], &site.kit.layout, honest).unwrap();
+    let records = site.control.seal(honest, node);
+    site.relay.add_records(records);
+    until(&agent, "the honest piece", |progress| {
+        progress.pieces_held > 0
+    })
+    .await;
+    assert_eq!(agent.progress().borrow().pieces_held, 1);
+    assert_eq!(
+        agent.progress().borrow().counters.wasted,
+        0,
+        "the other was not even sent"
+    );
+}

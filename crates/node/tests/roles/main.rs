@@ -1,0 +1,6 @@
+//! The roles as their users run them, in one process: `get` and `seed` alone, and all of them under a scripted control.
+
+mod common;
+mod control;
+mod get;
+mod under_control;

@@ -1,0 +1,186 @@
+//! What goes over the links: packets on their way out, under way and in.
+
+use std::time::Duration;
+
+use floodway_proto::{BlockId, ByteRate, Layout, PieceIndex};
+use floodway_swarm::{Input, Sender};
+
+use crate::events::What;
+use crate::net::{Flow, FlowId, FlowKind, Packet, Turn};
+use crate::plan::ServerFault;
+use crate::world::World;
+
+/// How long a message without payload is on the wire.
+const MESSAGE_BYTES: u64 = 9;
+/// What goes before a block.
+const BLOCK_HEADER: u64 = 13;
+
+impl World<'_> {
+    pub(crate) fn push(&mut self, flow: FlowId, packet: Packet) {
+        if !self.net.flows[flow].open {
+            return;
+        }
+        let queue = &mut self.net.flows[flow].queue;
+        match (queue.back_mut(), packet) {
+            (Some(Packet::Control(messages)), Packet::Control(more)) => messages.extend(more),
+            (_, packet) => queue.push_back(packet),
+        }
+        self.start(flow);
+    }
+
+    /// The uplink of a host may send its next packet.
+    pub(crate) fn uplink(&mut self, host: usize) {
+        if !self.net.is_due(host, self.now) {
+            return;
+        }
+        if let Some(flow) = self.net.has_left(host) {
+            self.left(flow);
+        }
+        let (nodes, layout) = (&self.nodes, self.layout);
+        let size = |flow: &Flow| match flow.kind {
+            FlowKind::Peer { .. } => flow.queue.front().map_or(0, |packet| packet.bytes(&layout)),
+            FlowKind::Http { to, request, .. } => nodes[to]
+                .requests
+                .get(&request)
+                .filter(|request| request.next < request.end && request.blocks_left > 0)
+                .map_or(0, |request| {
+                    u64::from(layout.block_size(block_at(&layout, request.next)))
+                }),
+        };
+        match self.net.turn(host, self.now, size) {
+            Turn::Sends(flow) => {
+                let packet = self.take(flow);
+                let bytes = packet.bytes(&self.layout);
+                let free = self.net.send(flow, self.now, packet, bytes);
+                self.at(free, What::Uplink(host));
+            }
+            Turn::Paced(at) => self.at(at, What::Uplink(host)),
+            Turn::Idle => {}
+        }
+    }
+
+    /// Takes the next packet of a flow whose turn it is.
+    fn take(&mut self, id: FlowId) -> Packet {
+        let flow = &mut self.net.flows[id];
+        let FlowKind::Http {
+            server,
+            to,
+            request,
+        } = flow.kind
+        else {
+            return flow.queue.pop_front().expect("it has something to send");
+        };
+        let rate = self.nodes[to].rate_of(self.plan.servers[server].class);
+        let request = self.nodes[to]
+            .requests
+            .get_mut(&request)
+            .expect("a flow is closed with its request");
+        let block = block_at(&self.layout, request.next);
+        let bytes = self.layout.block_bytes(block);
+        request.next = bytes.end;
+        request.blocks_left -= 1;
+        // The reader does not read faster than its plan says, and the server is stopped by that.
+        if rate != ByteRate::MAX {
+            let nanos = (bytes.end - bytes.start).saturating_mul(1_000_000_000) / rate.0.max(1);
+            self.net.pace(id, self.now + Duration::from_nanos(nanos));
+        }
+        let mut right = true;
+        for fault in &self.plan.servers[server].faults {
+            match *fault {
+                ServerFault::Lies { one_in } => right &= !block.piece.0.is_multiple_of(one_in),
+                ServerFault::Stalls { from, to } if (from..to).contains(&self.now) => {
+                    self.net.pace(id, to);
+                }
+                _ => {}
+            }
+        }
+        Packet::Block(block, right)
+    }
+
+    /// The packet of this flow has left its uplink.
+    fn left(&mut self, id: FlowId) {
+        let luck = (self.rng.f64(), self.rng.f64());
+        let Some((packet, reaches)) = self.net.travel(id, self.now, luck) else {
+            return;
+        };
+        let block = match packet {
+            Packet::Block(block, _) => Some(*block),
+            Packet::Control(_) | Packet::Claims(_) => None,
+        };
+        self.at(reaches, What::Reaches(id));
+        let (host, kind) = (self.net.flows[id].host, self.net.flows[id].kind);
+        if let Some(block) = block {
+            self.net.hosts[host].sent += u64::from(self.layout.block_size(block));
+            if let FlowKind::Peer { from, from_key, .. } = kind {
+                let peer = from_key;
+                self.input(from, Input::BlockSent { peer, block });
+            }
+        }
+    }
+
+    /// The flow has something to send.
+    pub(crate) fn start(&mut self, flow: FlowId) {
+        if let Some(at) = self.net.ready(flow, self.now) {
+            self.at(at, What::Uplink(self.net.flows[flow].host));
+        }
+    }
+
+    /// A packet has come through the last downlink.
+    pub(crate) fn arrives(&mut self, flow: FlowId) {
+        let Some(packet) = self.net.arrive(flow) else {
+            return;
+        };
+        match (self.net.flows[flow].kind, packet) {
+            (FlowKind::Peer { to, to_key, .. }, Packet::Control(messages)) => {
+                let messages = messages.into_iter().map(|message| Input::PeerMessage {
+                    peer: to_key,
+                    message,
+                });
+                self.inputs(to, messages);
+            }
+            (FlowKind::Peer { to, to_key, .. }, Packet::Claims(claims)) => {
+                let peer = to_key;
+                self.input(to, Input::PeerClaims { peer, claims });
+            }
+            (
+                FlowKind::Peer {
+                    from, to, to_key, ..
+                },
+                Packet::Block(block, right),
+            ) => {
+                let bytes = u64::from(self.layout.block_size(block));
+                self.report.peer_bytes(self.now, from, to, bytes);
+                self.block(to, Sender::Peer(to_key), block, right);
+            }
+            (
+                FlowKind::Http {
+                    server,
+                    to,
+                    request,
+                },
+                Packet::Block(block, right),
+            ) => self.http_block(server, to, request, block, right),
+            (FlowKind::Http { .. }, Packet::Control(_) | Packet::Claims(_)) => {}
+        }
+    }
+}
+
+fn block_at(layout: &Layout, byte: u64) -> BlockId {
+    let piece =
+        PieceIndex(u32::try_from(byte / u64::from(layout.piece_length())).unwrap_or(u32::MAX));
+    let begin = u32::try_from(byte - layout.piece_offset(piece)).unwrap_or(u32::MAX);
+    BlockId {
+        piece,
+        index: begin / layout.block_length(),
+    }
+}
+
+impl Packet {
+    fn bytes(&self, layout: &Layout) -> u64 {
+        match self {
+            Self::Control(messages) => messages.len() as u64 * MESSAGE_BYTES,
+            Self::Claims(claims) => MESSAGE_BYTES + 8 * claims.ranges.len() as u64,
+            Self::Block(block, _) => u64::from(layout.block_size(*block)) + BLOCK_HEADER,
+        }
+    }
+}

@@ -1,0 +1,379 @@
+//! Peers come and go: handshakes, what they say of themselves, interest.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use floodway_proto::wire::Message;
+use floodway_proto::{Bitfield, PeerName};
+
+use crate::io::{Event, HangUp, Output, PeerKey};
+use crate::peer::Peer;
+use crate::swarm::Swarm;
+
+/// Half-open connections at once.
+const DIALING_MAX: usize = 16;
+
+impl Swarm {
+    pub(crate) fn peers_found(&mut self, addrs: &[SocketAddr]) {
+        for &addr in addrs {
+            self.dialer.found(addr);
+        }
+        self.plan_dirty = true;
+    }
+
+    /// Whoever lacks something dials. A complete node dials too, while it has few peers: somebody who began at the
+    /// same time may not hear of it for a whole tracker interval.
+    pub(crate) fn wants_peers(&self) -> bool {
+        let connected = self.peers.len() + self.dialer.dialing();
+        self.fetching
+            && if self.is_complete() {
+                connected < self.config.connections_max / 4
+            } else {
+                self.growing || self.verifiable.count() > self.have.count()
+            }
+    }
+
+    /// It wants more peers and has room to dial one.
+    pub(crate) fn may_dial(&self) -> bool {
+        self.wants_peers()
+            && self.dialer.dialing() < DIALING_MAX
+            && self.peers.len() + self.dialer.dialing() < self.config.connections_max
+    }
+
+    pub(crate) fn dial(&mut self) {
+        while self.may_dial() {
+            let Some(addr) = self.dialer.next(self.now) else {
+                return;
+            };
+            self.out.push_back(Output::Dial { addr });
+        }
+    }
+
+    pub(crate) fn peer_up(
+        &mut self,
+        key: PeerKey,
+        addr: SocketAddr,
+        name: PeerName,
+        inbound: bool,
+        fast: bool,
+    ) {
+        if !inbound {
+            self.dialer.connected(addr);
+        }
+        let mut peer = Peer::new(
+            self.now,
+            addr,
+            name,
+            inbound,
+            fast,
+            self.layout.piece_count(),
+        );
+        // BEP 3: what we have goes first, and may be left out when it is nothing.
+        let offered = self.offered();
+        let first = match (offered.count(), offered.is_full()) {
+            (0, _) if fast => Some(Message::HaveNone),
+            (0, _) => None,
+            (_, true) if fast => Some(Message::HaveAll),
+            _ => Some(Message::Bitfield(Bytes::from(offered.to_bytes()))),
+        };
+        peer.announced = !fast;
+        // True at once for a content without pieces.
+        self.seeds += usize::from(peer.is_seed());
+        self.peers.insert(key, peer);
+        self.addresses.insert(key, addr);
+        if let Some(refusal) = self.refusal(key, addr, name, inbound) {
+            return self.hang_up(key, refusal);
+        }
+        self.names.insert(name, key);
+        if let Some(first) = first {
+            self.send(key, first);
+        }
+        self.plan_dirty = true;
+    }
+
+    /// Why a new connection is not kept. A second one to the same name stays only if both ends would keep it.
+    fn refusal(
+        &mut self,
+        key: PeerKey,
+        addr: SocketAddr,
+        name: PeerName,
+        inbound: bool,
+    ) -> Option<HangUp> {
+        if name == self.config.name {
+            return Some(HangUp::Duplicate);
+        }
+        if self.dialer.is_banned(addr) {
+            return Some(HangUp::Banned);
+        }
+        if let Some(&twin) = self.names.get(&name) {
+            let old = &self.peers[&twin];
+            let by_smaller = |inbound: bool| inbound == (name < self.config.name);
+            let replaces = by_smaller(inbound) && !by_smaller(old.inbound);
+            let (kept, dropped) = if replaces { (key, twin) } else { (twin, key) };
+            let listens_at = [addr, old.addr][usize::from(replaces)];
+            if !self.peers[&dropped].inbound
+                && let Some(kept) = self.peers.get_mut(&kept)
+            {
+                kept.listens_at = Some(listens_at);
+            }
+            if replaces {
+                self.hang_up(twin, HangUp::Duplicate);
+                return None;
+            }
+            return Some(HangUp::Duplicate);
+        }
+        let most = self.config.connections_max + self.config.inbound_extra;
+        (self.peers.len() > most).then_some(HangUp::Full)
+    }
+
+    pub(crate) fn peer_extended(
+        &mut self,
+        key: PeerKey,
+        request_queue: Option<u32>,
+        own: bool,
+        hears_claims: bool,
+    ) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            if let Some(queue) = request_queue {
+                peer.request_queue = usize::try_from(queue).unwrap_or(usize::MAX).max(1);
+            }
+            if std::mem::replace(&mut peer.own, own) != own {
+                // Slots are for stock peers only.
+                if own || peer.is_choked {
+                    self.slots_taken.remove(&key);
+                } else {
+                    self.slots_taken.insert(key);
+                }
+            }
+            let first = hears_claims && !peer.hears_claims;
+            peer.hears_claims = hears_claims;
+            self.dirty.insert(key);
+            if first {
+                self.tell_claims_to(key);
+            }
+            self.deal_slot(key);
+        }
+    }
+
+    pub(crate) fn peer_message(&mut self, key: PeerKey, message: Message) {
+        if !self.peers.contains_key(&key) {
+            return;
+        }
+        match message {
+            Message::Choke => self.choked(key),
+            Message::Unchoke => self.unchoked(key),
+            Message::Interested => self.interest_of(key, true),
+            Message::NotInterested => self.interest_of(key, false),
+            Message::Have(piece) => self.has_piece(key, piece),
+            Message::Bitfield(bytes) => {
+                match Bitfield::from_bytes(&bytes, self.layout.piece_count()) {
+                    Ok(have) => self.has_pieces(key, &have),
+                    Err(_) => self.hang_up(
+                        key,
+                        HangUp::Protocol("a bitfield that does not fit this torrent"),
+                    ),
+                }
+            }
+            Message::HaveAll => self.has_pieces(key, &Bitfield::full(self.layout.piece_count())),
+            Message::HaveNone => self.has_pieces(key, &Bitfield::new(self.layout.piece_count())),
+            Message::Request(request) => self.asked_for(key, request),
+            Message::Cancel(request) => self.cancelled(key, request),
+            Message::Reject(request) => self.rejected(key, request),
+            Message::Suggest(piece) => self.suggested(key, piece),
+            // Hints that we may ignore, or that the driver has dealt with.
+            Message::KeepAlive
+            | Message::AllowedFast(_)
+            | Message::Extended { .. }
+            | Message::Port(_)
+            | Message::Unknown { .. } => {}
+        }
+    }
+
+    fn has_piece(&mut self, key: PeerKey, piece: u32) {
+        if self.layout.piece(piece).is_none() {
+            return self.hang_up(
+                key,
+                HangUp::Protocol("a piece that this torrent does not have"),
+            );
+        }
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        peer.announced = true;
+        if peer.have.set(piece) {
+            self.picker.gained(piece);
+            self.seeds += usize::from(peer.have.is_full());
+            if let Some(at) = peer.handed.iter().position(|handed| *handed == piece) {
+                peer.handed.swap_remove(at);
+                self.spread.no_longer_given(piece);
+                self.spread.look_at(key);
+            }
+            if !self.have.get(piece) && self.verifiable.get(piece) {
+                peer.wanted += 1;
+            }
+            self.claim_kept(key, piece);
+            self.update_interest(key);
+        }
+        self.part_if_both_complete(key);
+    }
+
+    fn has_pieces(&mut self, key: PeerKey, have: &Bitfield) {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        peer.announced = true;
+        let was_seed = peer.is_seed();
+        // aria2 sends a new list where many new pieces would be as many messages.
+        for piece in have.iter_ones() {
+            if peer.have.set(piece) {
+                self.picker.gained(piece);
+            }
+        }
+        self.seeds += usize::from(peer.is_seed() && !was_seed);
+        self.recount(key);
+        self.update_interest(key);
+        self.part_if_both_complete(key);
+        self.plan_dirty = true;
+    }
+
+    fn recount(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        let wanted = peer
+            .have
+            .iter_common(&self.verifiable)
+            .filter(|&piece| !self.have.get(piece))
+            .count();
+        peer.wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+    }
+
+    /// The piece is wanted from now on: who has it is of interest.
+    pub(crate) fn count_wanted(&mut self, piece: u32) {
+        let holders = self.peers.iter().filter(|(_, peer)| peer.have.get(piece));
+        for key in holders.map(|(&key, _)| key).collect::<Vec<_>>() {
+            if let Some(peer) = self.peers.get_mut(&key) {
+                peer.wanted += 1;
+            }
+            self.update_interest(key);
+        }
+    }
+
+    /// Counts anew what every peer has that we want.
+    pub(crate) fn recount_interest(&mut self) {
+        for key in self.peers.keys().copied().collect::<Vec<_>>() {
+            self.recount(key);
+            self.update_interest(key);
+        }
+        self.plan_dirty = true;
+    }
+
+    /// Tells the peer whether we want something of it, when that has changed.
+    pub(crate) fn update_interest(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        let interested = peer.wanted > 0;
+        if interested != peer.we_are_interested {
+            peer.we_are_interested = interested;
+            if interested {
+                self.useful += 1;
+            } else {
+                self.useful -= 1;
+            }
+            self.send(
+                key,
+                if interested {
+                    Message::Interested
+                } else {
+                    Message::NotInterested
+                },
+            );
+        }
+        self.dirty.insert(key);
+    }
+
+    pub(crate) fn part_if_both_complete(&mut self, key: PeerKey) {
+        let peer = self.peers.get(&key);
+        let is_seed = peer.is_some_and(|peer| peer.is_seed() && !(self.growing && peer.own));
+        if self.is_complete() && is_seed {
+            self.hang_up(key, HangUp::BothComplete);
+        }
+    }
+
+    /// Closes a connection of ours and forgets the peer.
+    pub(crate) fn hang_up(&mut self, key: PeerKey, reason: HangUp) {
+        let Some(peer) = self.peers.get(&key) else {
+            return;
+        };
+        let addr = peer.addr;
+        self.out.push_back(Output::HangUp { peer: key, reason });
+        let retry = match reason {
+            HangUp::Protocol(_) | HangUp::Banned => {
+                self.dialer.ban(addr);
+                Duration::MAX
+            }
+            HangUp::WrongBlock(piece) => {
+                self.dialer.ban(addr);
+                self.out
+                    .push_back(Output::Event(Event::Banned { addr, piece }));
+                Duration::MAX
+            }
+            HangUp::BothComplete | HangUp::Duplicate => Duration::from_mins(10),
+            HangUp::Full => Duration::from_mins(1),
+        };
+        self.peer_down(key, retry);
+    }
+
+    pub(crate) fn peer_down(&mut self, key: PeerKey, retry: Duration) {
+        self.drop_claims(key);
+        let Some(peer) = self.peers.remove(&key) else {
+            return;
+        };
+        // A connection that was refused as a second one leaves the first its name.
+        if self.names.get(&peer.name) == Some(&key) {
+            self.names.remove(&peer.name);
+        }
+        self.seeds -= usize::from(peer.is_seed());
+        self.useful -= usize::from(peer.we_are_interested);
+        if !peer.is_stuck {
+            self.sending -= peer.sending;
+        }
+        if !peer.inbound && peer.announced {
+            self.dialer.closed(self.now, peer.addr, retry);
+        } else if !peer.inbound {
+            // It hung up at once, perhaps because it has another connection to us.
+            self.dialer.failed(self.now, peer.addr);
+        }
+        if let Some(addr) = peer.listens_at {
+            self.dialer.closed(self.now, addr, retry);
+        }
+        peer.have
+            .iter_ones()
+            .for_each(|piece| self.picker.lost(piece));
+        for asked in peer.asked {
+            self.release(asked.block, key);
+        }
+        for piece in peer.handed {
+            self.spread.no_longer_given(piece);
+        }
+        self.spread.forget(key);
+        self.look_again_at_first_copies();
+        for partial in self.partials.values_mut() {
+            if partial.only == Some(key) {
+                partial.only = None;
+            }
+        }
+        self.dirty.remove(&key);
+        self.uploads.remove(&key);
+        self.slots_taken.remove(&key);
+        self.all_dirty = true;
+        self.plan_dirty = true;
+        // A slot is free.
+        self.next_choke = self.now;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,579 @@
+//! What to ask of whom, and what becomes of what they send.
+
+use std::time::Duration;
+
+use floodway_proto::wire::{Message, Request};
+use floodway_proto::{BlockId, PieceIndex};
+
+use crate::blocks::{Block, Giver, Partial};
+use crate::config::{Order, Rule};
+use crate::io::{BufKey, Event, HangUp, Output, PeerKey, Sender, SourceClass, Verdict};
+use crate::peer::{DEPTH_MIN, Peer};
+use crate::picker::Tie;
+use crate::swarm::Swarm;
+
+/// How much sooner a second request for a block must be answered than the first.
+const TWICE_PAYS: Duration = Duration::from_millis(50);
+/// Begun pieces looked at before a new one is begun: where many peers each have what no other has, many have begun.
+const WAITING_PROBED: usize = 64;
+/// Begun pieces looked at for a block worth a second request.
+const TWICE_PROBED: usize = 64;
+
+impl Swarm {
+    pub(crate) fn request_of(&self, block: BlockId) -> Request {
+        Request {
+            piece: block.piece.0,
+            begin: self.layout.block_begin(block),
+            length: self.layout.block_size(block),
+        }
+    }
+
+    /// Asks the peer for as much as it should have under way.
+    pub(crate) fn fill_requests(&mut self, key: PeerKey) {
+        if !self.fetching {
+            return;
+        }
+        while self.down.ready(self.now) {
+            let Some(peer) = self.peers.get(&key) else {
+                return;
+            };
+            let depth = if self.follows(Rule::DepthByRate) {
+                peer.depth(self.now, self.layout.block_length())
+            } else {
+                DEPTH_MIN
+            };
+            if !peer.may_ask() || peer.asked.len() >= depth {
+                return;
+            }
+            let Some(block) = self.pick(key) else { return };
+            self.ask(key, block);
+        }
+    }
+
+    fn ask(&mut self, key: PeerKey, block: BlockId) {
+        let now = self.now;
+        let request = self.request_of(block);
+        self.down.take(now, u64::from(request.length));
+        if let Some(peer) = self.peers.get_mut(&key) {
+            if peer.asked.is_empty() {
+                peer.progress_at = now;
+            }
+            peer.asked.push_back(crate::peer::Asked { block, at: now });
+        }
+        self.send(key, Message::Request(request));
+    }
+
+    /// The next block to ask the peer for, already claimed for it.
+    fn pick(&mut self, key: PeerKey) -> Option<BlockId> {
+        let urgent = self.pick_failed(key).or_else(|| self.pick_suggested(key));
+        if urgent.is_some() {
+            return urgent;
+        }
+        if self.waits_for_suggestions(self.peers.get(&key)?) {
+            return None;
+        }
+        let begun = if self.follows(Rule::WholePieces) {
+            self.pick_waiting(key)
+        } else {
+            None
+        };
+        begun
+            .or_else(|| self.pick_new(key))
+            .or_else(|| self.pick_any_waiting(key))
+            .or_else(|| self.pick_from_extent(key))
+            .or_else(|| self.pick_twice(key))
+    }
+
+    fn claim(&mut self, piece: u32, index: u32, key: PeerKey) -> Option<BlockId> {
+        let partial = self.partials.get_mut(&piece)?;
+        if !partial.claim(index, key) {
+            return None;
+        }
+        if partial.missing == 0 {
+            self.waiting.remove(&piece);
+        }
+        Some(BlockId {
+            piece: PieceIndex(piece),
+            index,
+        })
+    }
+
+    /// A block of a failed piece that is left to this peer. It goes before all others: until its verdict a liar spoils
+    /// every piece that it has a part in.
+    fn pick_failed(&mut self, key: PeerKey) -> Option<BlockId> {
+        let left_to_it = |&piece: &u32| {
+            let partial = self.partials.get(&piece)?;
+            let index = partial.first_missing()?;
+            (partial.only == Some(key)).then_some((piece, index))
+        };
+        let (piece, index) = self.failed.keys().find_map(left_to_it)?;
+        self.claim(piece, index, key)
+    }
+
+    /// A block of the first piece that the peer suggests and that can still be asked for.
+    fn pick_suggested(&mut self, key: PeerKey) -> Option<BlockId> {
+        loop {
+            let piece = *self.peers.get(&key)?.suggested.front()?;
+            let free =
+                self.verifiable.get(piece) && !self.have.get(piece) && !self.reserved.get(piece);
+            let index = match self.partials.get(&piece) {
+                None if free => Some(0),
+                Some(partial) if free => partial.first_missing(),
+                _ => None,
+            };
+            if let Some(index) = index {
+                self.begin(piece);
+                return self.claim(piece, index, key);
+            }
+            self.peers.get_mut(&key)?.suggested.pop_front();
+        }
+    }
+
+    /// The piece waits for blocks, and this peer may bring one.
+    fn may_continue(&self, piece: u32, key: PeerKey, peer: &Peer) -> bool {
+        let free = |partial: &Partial| partial.only.is_none_or(|only| only == key);
+        peer.have.get(piece) && self.waiting.contains(&piece) && free(&self.partials[&piece])
+    }
+
+    /// A block of one of the first pieces that have begun: completing it makes it tradable.
+    fn pick_waiting(&mut self, key: PeerKey) -> Option<BlockId> {
+        let peer = self.peers.get(&key)?;
+        let mut begun = self.waiting.iter().copied().take(WAITING_PROBED);
+        let piece = begun.find(|&piece| self.may_continue(piece, key, peer))?;
+        let index = self.partials[&piece].first_missing()?;
+        self.claim(piece, index, key)
+    }
+
+    /// The same of all pieces that have begun: the one the peer is at, else the first of those that it has.
+    fn pick_any_waiting(&mut self, key: PeerKey) -> Option<BlockId> {
+        let peer = self.peers.get(&key)?;
+        let fits = |piece: &u32| self.may_continue(*piece, key, peer);
+        let current = peer.asked.back().map(|asked| asked.block.piece.0);
+        let few = peer.have.count() + self.layout.piece_count() / 64;
+        let piece = match current.filter(fits) {
+            Some(piece) => piece,
+            // Whichever are fewer are walked.
+            None if (few as usize) < self.waiting.len() => peer.have.iter_ones().find(fits)?,
+            None => self.waiting.iter().copied().find(fits)?,
+        };
+        let index = self.partials[&piece].first_missing()?;
+        self.claim(piece, index, key)
+    }
+
+    /// The first block of a piece that nobody fetches.
+    fn pick_new(&mut self, key: PeerKey) -> Option<BlockId> {
+        let have = &self.peers.get(&key)?.have;
+        // Where HTTP walks up from the start of a gap, peers walk down from its end.
+        let tie = if self.extents.is_empty() || !self.follows(Rule::MeetInTheMiddle) {
+            Tie::Random
+        } else {
+            Tie::Highest
+        };
+        let piece = match self.config.order {
+            Order::RarestFirst if !self.is_pair() => self.picker.rarest(have, tie, &mut self.rng),
+            Order::RarestFirst | Order::Sequential => self.picker.first(have),
+        }?;
+        self.begin(piece);
+        self.claim(piece, 0, key)
+    }
+
+    /// One complete peer, no other known, and no HTTP: no order of pieces helps anybody, and from first to last the
+    /// disk writes long runs and the digest of the whole file need not read them back.
+    fn is_pair(&self) -> bool {
+        let mut peers = self.peers.values();
+        let (Some(peer), None) = (peers.next(), peers.next()) else {
+            return false;
+        };
+        self.extents.is_empty() && peer.is_seed() && self.dialer.knows_only(peer.addr)
+    }
+
+    /// The piece has begun: it leaves the picker and has blocks.
+    pub(crate) fn begin(&mut self, piece: u32) -> &mut Partial {
+        let blocks = self.layout.block_count(PieceIndex(piece));
+        self.partials
+            .entry(piece)
+            .or_insert_with(|| Partial::new(blocks));
+        self.reconsider(piece);
+        self.partials.get_mut(&piece).expect("it was entered above")
+    }
+
+    /// End-game, when every missing block is asked for: one that a slower peer is asked for. At most two are asked
+    /// for the same block.
+    fn pick_twice(&mut self, key: PeerKey) -> Option<BlockId> {
+        if self.picker.open_count() > 0 || !self.waiting.is_empty() || !self.follows(Rule::EndGame)
+        {
+            return None;
+        }
+        let block_length = self.layout.block_length();
+        let peer = self.peers.get(&key)?;
+        // A second request pays only when it is clearly sooner answered than the first.
+        let own = peer.backlog(self.now, block_length) * 2 + peer.round_trip() + TWICE_PAYS;
+        let mut slowest: Option<(Duration, u32, u32)> = None;
+        let from = if self.partials.len() > TWICE_PROBED {
+            self.rng.u32(..self.layout.piece_count())
+        } else {
+            0
+        };
+        let begun = self
+            .partials
+            .range(from..)
+            .chain(self.partials.range(..from));
+        for (&piece, partial) in begun.take(TWICE_PROBED) {
+            if !peer.have.get(piece)
+                || partial.is_complete()
+                || partial.only.is_some()
+                || self.reserved.get(piece)
+            {
+                continue;
+            }
+            for (index, block) in (0..).zip(&partial.blocks) {
+                let Block::Claimed(other, None) = *block else {
+                    continue;
+                };
+                let Some(rival) = self.peers.get(&other).filter(|_| other != key) else {
+                    continue;
+                };
+                let backlog = rival.backlog(self.now, block_length);
+                if (rival.snubbed || backlog > own)
+                    && slowest.is_none_or(|(worst, ..)| backlog > worst)
+                {
+                    slowest = Some((backlog, piece, index));
+                }
+            }
+        }
+        let (_, piece, index) = slowest?;
+        self.claim(piece, index, key)
+    }
+
+    /// The peer will not deliver this block.
+    pub(crate) fn release(&mut self, block: BlockId, key: PeerKey) {
+        let piece = block.piece.0;
+        if self
+            .partials
+            .get_mut(&piece)
+            .is_some_and(|partial| partial.release(block.index, key))
+        {
+            self.freed(piece);
+        }
+    }
+
+    /// Blocks of this piece are to be had again; a piece of which nothing came is as if never begun.
+    pub(crate) fn freed(&mut self, piece: u32) {
+        if self
+            .partials
+            .get(&piece)
+            .is_some_and(|partial| partial.is_untouched() && partial.only.is_none())
+        {
+            self.partials.remove(&piece);
+        }
+        self.reconsider(piece);
+        self.all_dirty = true;
+    }
+
+    pub(crate) fn choked(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        peer.we_are_choked = true;
+        // With BEP 6 every request is answered or rejected one by one; without it they are gone.
+        if !peer.fast {
+            for asked in std::mem::take(&mut peer.asked) {
+                self.release(asked.block, key);
+            }
+        }
+    }
+
+    pub(crate) fn unchoked(&mut self, key: PeerKey) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.we_are_choked = false;
+            self.dirty.insert(key);
+        }
+    }
+
+    pub(crate) fn rejected(&mut self, key: PeerKey, request: Request) {
+        let Some(block) = self
+            .layout
+            .block(request.piece, request.begin, request.length)
+        else {
+            return self.hang_up(
+                key,
+                HangUp::Protocol("a reject of something that was never asked"),
+            );
+        };
+        if self
+            .peers
+            .get_mut(&key)
+            .is_some_and(|peer| peer.unask(block))
+        {
+            self.release(block, key);
+        }
+    }
+
+    /// Requests that a peer sits on are given to others; what it still sends is welcome.
+    pub(crate) fn expire_requests(&mut self) {
+        if !self.follows(Rule::RequestsExpire) {
+            return;
+        }
+        let now = self.now;
+        let late: Vec<_> = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.expires_at().is_some_and(|at| at <= now))
+            .map(|(&key, _)| key)
+            .collect();
+        for key in late {
+            let Some(peer) = self.peers.get_mut(&key) else {
+                continue;
+            };
+            peer.snubbed = true;
+            peer.progress_at = now;
+            for asked in std::mem::take(&mut peer.asked) {
+                self.send(key, Message::Cancel(self.request_of(asked.block)));
+                self.release(asked.block, key);
+            }
+        }
+    }
+
+    pub(crate) fn drop_all_requests(&mut self) {
+        for key in self.peers.keys().copied().collect::<Vec<_>>() {
+            let asked = self
+                .peers
+                .get_mut(&key)
+                .map(|peer| std::mem::take(&mut peer.asked));
+            for asked in asked.into_iter().flatten() {
+                self.send(key, Message::Cancel(self.request_of(asked.block)));
+                self.release(asked.block, key);
+            }
+        }
+    }
+
+    pub(crate) fn block_in(&mut self, from: Sender, block: BlockId, buf: BufKey) {
+        let bytes = u64::from(self.layout.block_size(block));
+        let Some(giver) = self.account(from, block, bytes) else {
+            return self.discard(buf, bytes);
+        };
+        let piece = block.piece.0;
+        // A block that nobody asked for must not make us hold pieces of a peer's choice.
+        let welcome = match giver {
+            Giver::Peer(_) => self.partials.contains_key(&piece),
+            Giver::Source(_) => !self.have.get(piece) && self.may_fetch(piece),
+        };
+        if !welcome || self.have.get(piece) {
+            return self.discard(buf, bytes);
+        }
+        let partial = self.begin(piece);
+        let Some(rivals) = partial.receive(block.index, Some(giver)) else {
+            return self.discard(buf, bytes);
+        };
+        if partial.missing == 0 {
+            self.waiting.remove(&piece);
+        }
+        self.out.push_back(Output::Store { block, buf });
+        for rival in rivals.into_iter().flatten() {
+            if self
+                .peers
+                .get_mut(&rival)
+                .is_some_and(|peer| peer.unask(block))
+            {
+                self.send(rival, Message::Cancel(self.request_of(block)));
+                self.dirty.insert(rival);
+            }
+        }
+    }
+
+    /// Books a block on its sender; `None` when the sender is gone.
+    fn account(&mut self, from: Sender, block: BlockId, bytes: u64) -> Option<Giver> {
+        let now = self.now;
+        match from {
+            Sender::Peer(key) => {
+                let peer = self.peers.get_mut(&key)?;
+                peer.delivered(now, block, self.layout.block_size(block));
+                self.rates.peer.add(now, bytes);
+                self.peer_block_at = Some(now);
+                self.dirty.insert(key);
+                Some(Giver::Peer(key))
+            }
+            Sender::Http(request) => {
+                let end = self.layout.block_bytes(block).end;
+                let source = self.extent_progress(request, end)?;
+                match self.class_of(Giver::Source(source)) {
+                    SourceClass::Relay => self.rates.relay.add(now, bytes),
+                    _ => self.rates.origin.add(now, bytes),
+                }
+                self.down.take(now, bytes);
+                Some(Giver::Source(source))
+            }
+        }
+    }
+
+    fn discard(&mut self, buf: BufKey, bytes: u64) {
+        self.counters.wasted += bytes;
+        self.out.push_back(Output::Discard { buf });
+    }
+
+    pub(crate) fn hashed(&mut self, piece: PieceIndex, verdict: Verdict) {
+        if !self
+            .partials
+            .get(&piece.0)
+            .is_some_and(Partial::is_complete)
+        {
+            return;
+        }
+        match verdict {
+            Verdict::Good { disproved } => self.piece_good(piece, &disproved),
+            Verdict::Bad => self.piece_bad(piece),
+        }
+    }
+
+    fn piece_good(&mut self, piece: PieceIndex, disproved: &[u32]) {
+        let Some(partial) = self.partials.remove(&piece.0) else {
+            return;
+        };
+        for (index, block) in (0..).zip(&partial.blocks) {
+            let bytes = u64::from(self.layout.block_size(BlockId { piece, index }));
+            let Block::Received(giver) = *block else {
+                continue;
+            };
+            *match giver.map(|giver| self.class_of(giver)) {
+                None => &mut self.counters.resumed,
+                Some(SourceClass::Peer) => &mut self.counters.peer,
+                Some(SourceClass::Relay) => &mut self.counters.relay,
+                Some(SourceClass::Origin) => &mut self.counters.origin,
+            } += bytes;
+        }
+        self.have.set(piece.0);
+        self.have_bytes += u64::from(self.layout.piece_size(piece));
+        self.reconsider(piece.0);
+        self.out.push_back(Output::Event(Event::PieceDone(piece)));
+        if let Some(givers) = self.failed.remove(&piece.0) {
+            let guilty = disproved
+                .iter()
+                .filter_map(|&index| givers.get(index as usize).copied().flatten());
+            for giver in guilty.collect::<std::collections::BTreeSet<_>>() {
+                self.convict(giver, piece);
+            }
+        }
+        if self.verifiable.get(piece.0) {
+            self.offer(piece.0, true);
+        }
+        if self.is_complete() {
+            self.completed();
+        }
+    }
+
+    /// Tells everyone that the piece can be had here. `was_wanted`: until now it was wanted of those who have it.
+    pub(crate) fn offer(&mut self, piece: u32, was_wanted: bool) {
+        self.offer_first_copy(piece);
+        for key in self.peers.keys().copied().collect::<Vec<_>>() {
+            let Some(peer) = self.peers.get_mut(&key) else {
+                continue;
+            };
+            let has = peer.have.get(piece);
+            // A peer that spreads first copies must hear that this one has arrived, though it has the piece itself.
+            let tell = !has || peer.spreads;
+            if has && was_wanted {
+                peer.wanted = peer.wanted.saturating_sub(1);
+                self.update_interest(key);
+            }
+            if tell {
+                self.send(key, Message::Have(piece));
+            }
+        }
+    }
+
+    fn completed(&mut self) {
+        self.out.push_back(Output::Event(Event::Complete));
+        self.cancel_extents(|_| true);
+        self.peers
+            .keys()
+            .copied()
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|key| self.part_if_both_complete(key));
+        self.look_again_at_first_copies();
+        self.plan_dirty = true;
+        self.next_choke = self.now;
+    }
+
+    /// A piece failed. With one giver the culprit is known; else the next try tells who lied.
+    fn piece_bad(&mut self, piece: PieceIndex) {
+        self.out.push_back(Output::Event(Event::PieceFailed(piece)));
+        let Some(partial) = self.partials.get_mut(&piece.0) else {
+            return;
+        };
+        self.counters.wasted += u64::from(self.layout.piece_size(piece));
+        let givers = partial.reset();
+        let first = givers[0];
+        let alone = first.filter(|_| givers.iter().all(|giver| *giver == first));
+        // The store compares a good try with the last failed one, so that is the one to remember.
+        self.failed.insert(piece.0, givers);
+        if let Some(giver) = alone {
+            self.convict(giver, piece);
+        }
+        self.fetch_from_one(piece.0);
+        self.freed(piece.0);
+    }
+
+    /// The next try of a failed piece comes from one peer, if possible one that had no part in the failed one.
+    fn fetch_from_one(&mut self, piece: u32) {
+        let Some(suspects) = self.failed.get(&piece) else {
+            return;
+        };
+        let serves = |peer: &&Peer| peer.have.get(piece) && !peer.we_are_choked && !peer.snubbed;
+        let innocent = |key: &PeerKey| !suspects.contains(&Some(Giver::Peer(*key)));
+        let holders = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| serves(peer))
+            .map(|(&key, _)| key);
+        let only = holders.max_by_key(|key| (innocent(key), *key));
+        if let Some(partial) = self.partials.get_mut(&piece) {
+            partial.only = only;
+        }
+    }
+
+    /// The peer that a failed piece was left to may have stopped serving: then another one gets it.
+    pub(crate) fn reassign_failed(&mut self) {
+        for piece in self.failed.keys().copied().collect::<Vec<_>>() {
+            let only = self.partials.get(&piece).and_then(|partial| partial.only);
+            let serves = only
+                .and_then(|key| self.peers.get(&key))
+                .is_some_and(|peer| peer.may_ask() && !peer.snubbed);
+            if !serves {
+                self.fetch_from_one(piece);
+            }
+        }
+    }
+
+    /// This giver's bytes were proven wrong.
+    fn convict(&mut self, giver: Giver, piece: PieceIndex) {
+        if !self.follows(Rule::Blame) {
+            return;
+        }
+        match giver {
+            Giver::Peer(key) if self.peers.contains_key(&key) => {
+                self.hang_up(key, HangUp::WrongBlock(piece));
+            }
+            Giver::Peer(key) => {
+                if let Some(&addr) = self.addresses.get(&key) {
+                    self.dialer.ban(addr);
+                    self.out
+                        .push_back(Output::Event(Event::Banned { addr, piece }));
+                }
+            }
+            Giver::Source(source) => {
+                self.out
+                    .push_back(Output::Event(Event::SourceDropped { source, piece }));
+                self.http_down(source);
+            }
+        }
+    }
+
+    pub(crate) fn piece_lost(&mut self, piece: PieceIndex) {
+        if self.have.clear(piece.0) {
+            self.have_bytes -= u64::from(self.layout.piece_size(piece));
+            self.reconsider(piece.0);
+            self.recount_interest();
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! One node's decisions about one content: a sans-IO state machine.
+//!
+//! Entry type: [`Swarm`]. Feed [`Input`]s with the time, drain [`Output`]s to [`Output::WakeAt`]. It has no clock,
+//! no I/O and no payload: a received block is parked by the driver and only its name ([`BufKey`]) goes in and out.
+//! Invariant: the same inputs at the same times with the same seed give the same outputs, and the books balance: no
+//! piece is both held and asked for, at most two are asked for one block, every received block is stored or
+//! discarded at once.
+//!
+//! | module | what it decides |
+//! |---|---|
+//! | `connect`, `dialer` | whom to dial, which connections to keep, what peers have |
+//! | `picker`, `blocks`, `download` | which block to ask of whom; verdicts, blame and bans |
+//! | `upload`, `spread` | whom to serve, with which first copies |
+//! | `http`, `governor` | requests over HTTP, and whether at all |
+//! | `extents`, `claims` | which bytes to fetch over HTTP, and which others fetch |
+//! | `peer`, `rate` | what is measured of a peer; limits |
+//!
+//! Beside it stands [`gossip`]: how nodes learn what pieces must hash to while a content still grows.
+//!
+//! States of a piece: *open* (in the picker) → *begun* (`blocks::Partial`: some block asked or received) → hashing
+//! (all received) → held; a bad verdict leads back to begun. A piece inside an HTTP extent is *reserved* and not open.
+
+mod blocks;
+mod claims;
+mod config;
+mod connect;
+mod dialer;
+mod download;
+mod extents;
+pub mod gossip;
+mod governor;
+mod http;
+mod io;
+mod peer;
+mod picker;
+mod rate;
+mod spread;
+mod swarm;
+mod upload;
+
+pub use config::{Config, Order, Prefer, Rule, Start};
+pub use io::{
+    Access, BufKey, Counters, Event, HangUp, HttpEnd, HttpPlan, Input, Limits, Output, PeerKey,
+    PlanReason, RequestKey, Sender, SourceClass, SourceKey, Verdict,
+};
+pub use swarm::{Progress, Swarm};
