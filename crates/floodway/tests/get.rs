@@ -462,5 +462,5 @@ fn timed_max_down_holds() {
     let seconds = done["seconds"].as_f64().unwrap();
     // Twelve seconds at the rate; a second's worth of burst is fair, more is not.
     assert!(seconds > 10.5, "24 MiB at 2 MiB/s took only {seconds} s");
-    assert!(seconds < 18.0, "24 MiB at 2 MiB/s took {seconds} s");
+    assert!(seconds < 24.0, "24 MiB at 2 MiB/s took {seconds} s");
 }

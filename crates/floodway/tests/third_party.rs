@@ -349,7 +349,7 @@ fn third_party_clients_are_offered_by_controls_tracker_only_with_the_key() {
     }
     wait_until(
         "control to be well after that",
-        Duration::from_secs(5),
+        Duration::from_secs(30),
         || {
             let url = format!("{}/healthz", published.fleet.url());
             (floodway_testkit::request("GET", &url, &[], b"").status == 200).then_some(())

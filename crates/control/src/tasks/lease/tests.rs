@@ -15,6 +15,7 @@ struct Play {
     fetched: Vec<(NodeId, u32)>,
     chunk_max: u32,
     ranges: bool,
+    young_from: u64,
 }
 
 impl Play {
@@ -26,6 +27,7 @@ impl Play {
             fetched: Vec::new(),
             chunk_max,
             ranges: true,
+            young_from: u64::MAX,
         }
     }
 
@@ -39,6 +41,7 @@ impl Play {
                 relays,
                 chunk_max: self.chunk_max,
                 ranges: self.ranges,
+                young_from: self.young_from,
             };
             let (first, count) = match board.deal(node, recent) {
                 None => return dealt,
@@ -166,9 +169,16 @@ fn without_ranges_one_relay_gets_everything() {
 }
 
 #[test]
-fn an_idle_relay_takes_what_a_busy_one_has_not_begun() {
+fn an_idle_relay_takes_what_a_busy_one_has_not_begun_for_long() {
     let mut play = Play::new(20, 10);
     assert_eq!(play.deal(A, 1, 0), [(0, 10), (10, 10)]);
+    play.young_from = 2;
+    assert_eq!(
+        play.deal(B, 2, 0),
+        [],
+        "its holder may be fetching it without having said so"
+    );
+    play.young_from = 3;
     assert_eq!(play.deal(B, 2, 0), [(10, 10)]);
     assert_eq!(play.held.iter().filter(|lease| lease.node == A).count(), 1);
     assert_eq!(
