@@ -97,16 +97,23 @@ impl Layout {
         })
     }
 
-    /// The piece length for our own contents: the smallest power of two from 256 KiB on that gives at most
-    /// 32 768 pieces, at most 16 MiB; 4 MiB when the length is unknown.
+    /// The piece length for our own contents: 64 to 256 KiB, the smallest power of two that gives at most 1024 pieces;
+    /// beyond that the smallest that gives at most 32 768, at most 16 MiB. 4 MiB when the length is unknown.
+    ///
+    /// A piece is passed on only when it is whole and verified: the fewer there are of them, the longer uploaders wait for
+    /// something to give at the beginning and at the end.
     pub fn default_piece_length(length: Option<u64>) -> u32 {
-        const SMALLEST: u32 = 256 * 1024;
+        const SMALL: std::ops::RangeInclusive<u32> = 64 * 1024..=256 * 1024;
         const LARGEST: u32 = 16 * 1024 * 1024;
         let Some(length) = length else {
             return 4 * 1024 * 1024;
         };
-        let mut piece = SMALLEST;
-        while piece < LARGEST && length.div_ceil(u64::from(piece)) > 32_768 {
+        let pieces = |piece: u32| length.div_ceil(u64::from(piece));
+        let mut piece = *SMALL.start();
+        while piece < *SMALL.end() && pieces(piece) > 1024 {
+            piece *= 2;
+        }
+        while piece < LARGEST && pieces(piece) > 32_768 {
             piece *= 2;
         }
         piece
@@ -263,7 +270,15 @@ mod tests {
 
     #[test]
     fn own_contents_get_at_most_32768_pieces() {
-        assert_eq!(Layout::default_piece_length(Some(64 << 20)), 256 << 10);
+        assert_eq!(Layout::default_piece_length(Some(1)), 64 << 10);
+        assert_eq!(Layout::default_piece_length(Some(64 << 20)), 64 << 10);
+        assert_eq!(
+            Layout::default_piece_length(Some((64 << 20) + 1)),
+            128 << 10
+        );
+        assert_eq!(Layout::default_piece_length(Some(1 << 30)), 256 << 10);
+        assert_eq!(Layout::default_piece_length(Some(8 << 30)), 256 << 10);
+        assert_eq!(Layout::default_piece_length(Some((8 << 30) + 1)), 512 << 10);
         assert_eq!(Layout::default_piece_length(Some(100_000_000_000)), 4 << 20);
         assert_eq!(Layout::default_piece_length(Some(1 << 45)), 16 << 20);
         assert_eq!(Layout::default_piece_length(None), 4 << 20);
