@@ -32,8 +32,13 @@ pub struct ErrorDetail {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CreateTask {
-    /// The origin object: `http(s)://…`, or `file:///…` on the relays.
+    /// The origin object: `http(s)://…`, or `file:///…` on the relays. One that ends in `/` is a folder, whose files are one
+    /// content.
     pub url: String,
+    /// The files of a folder, as paths relative to `url` (not percent-encoded). Without it a folder of relays (`file:///…/`)
+    /// is walked; others need it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Vec<String>>,
     /// `K=V[,K=V…]` (all must match) or `all`. Absent: only the relay task is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
@@ -82,9 +87,12 @@ pub struct Task {
     /// The targets as given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
-    /// The content's length in bytes, once known.
+    /// The content's length in bytes, once known; of a folder that of all its files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<u64>,
+    /// How many files a folder has, once known; absent for a single file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<u32>,
     /// How far the content is and who reported what, from the probe on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub growth: Option<Growth>,

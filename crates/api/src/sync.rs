@@ -135,8 +135,23 @@ pub struct ProbeReport {
     pub last_modified: Option<String>,
     /// Ranges can be read and combined: the origin serves ranges and the validator is strong.
     pub ranges: bool,
-    /// The last segment of the URL's path, as a safe file name.
+    /// The last segment of the URL's path, as a safe file name; of a folder the last one before the `/` at the end.
     pub name: String,
+    /// The files of a folder, each with a strong validator and readable by ranges; `length`, `etag` and `last_modified` are
+    /// absent then. Empty for a single object.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<FileProbe>,
+}
+
+/// What the origin said of one file of a folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileProbe {
+    /// Its path within the folder, names separated by `/`; not percent-encoded.
+    pub path: String,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Its strong `ETag`, verbatim with its quotes; a local file's state takes its place.
+    pub etag: String,
 }
 
 /// The digests of one piece.
@@ -293,8 +308,11 @@ pub struct TaskOrder {
 pub struct RelayOrder {
     /// The task.
     pub relay_task: String,
-    /// The origin object.
+    /// The origin object; a folder if it ends in `/`.
     pub url: String,
+    /// The paths of a folder's files within it, names separated by `/`; empty: walk the folder, which lies on this relay.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub files: Vec<String>,
     /// Absent: probe the origin and report.
     pub content: Option<RelayContent>,
 }

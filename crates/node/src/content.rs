@@ -29,7 +29,7 @@ pub use growing::Growth;
 pub(crate) use packet::{Item, Packet, PeerOut, Reading};
 pub use spec::{
     AddError, ContentError, ContentEvent, ContentSpec, Finished, HttpSource, Progress, ReadError,
-    State, Target,
+    SourceFile, State, Target,
 };
 
 /// A content that a [`Session`](crate::Session) fetches or serves. Clones are the same content; its task runs until
@@ -352,8 +352,8 @@ impl Content {
     }
 
     /// Pieces and blocks.
-    pub fn layout(&self) -> Layout {
-        self.shared.layout
+    pub fn layout(&self) -> &Layout {
+        &self.shared.layout
     }
 
     /// Bytes by source, as of the last change of [`Content::progress`].

@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use floodway_origin::{Access, Body, OriginError, ReadRequest};
+use floodway_origin::{Access, Body, Expectation, OriginError, ReadRequest, SourceUrl};
 use floodway_swarm::{HttpEnd, RequestKey, Sender, SourceClass};
 use futures_util::FutureExt;
 use tokio::sync::watch;
@@ -38,6 +38,23 @@ pub(crate) struct Fetch {
     pub(crate) rate: Arc<RateGate>,
     /// Failures of the source in a row before this request.
     pub(crate) failures: u32,
+}
+
+/// One GET.
+struct Part {
+    url: SourceUrl,
+    expect: Expectation,
+    /// Where what is at the URL begins in the content.
+    file_start: u64,
+    /// The bytes of the content to read.
+    bytes: Range<u64>,
+}
+
+impl Part {
+    /// The bytes as the URL counts them.
+    fn range(&self) -> Range<u64> {
+        self.bytes.start - self.file_start..self.bytes.end - self.file_start
+    }
 }
 
 /// The driver has gone.
@@ -95,25 +112,59 @@ impl Fetch {
             None => session.origin().clone(),
         };
         let ranges = self.source.access == Access::Ranges;
-        let request = ReadRequest {
-            url: self.source.url.clone(),
-            range: ranges.then(|| self.bytes.clone()),
-            expect: self.source.expect.clone(),
-            bearer: self.source.bearer.clone(),
-        };
-        self.may_read().await?;
-        match origin.read(&request, guard).await {
-            Ok(body) => self.stream(body).await,
-            Err(error) => Ok(Err(error)),
+        for part in self.parts() {
+            let request = ReadRequest {
+                url: part.url.clone(),
+                range: ranges.then(|| part.range()),
+                expect: part.expect.clone(),
+                bearer: self.source.bearer.clone(),
+            };
+            self.may_read().await?;
+            if *self.end.borrow() <= part.bytes.start {
+                break;
+            }
+            let read = match origin.read(&request, guard).await {
+                Ok(body) => self.stream(body, &part).await?,
+                Err(error) => Err(error),
+            };
+            if read.is_err() {
+                return Ok(read);
+            }
         }
+        Ok(Ok(()))
     }
 
-    async fn stream(&mut self, mut body: Body) -> Result<Result<(), OriginError>, Gone> {
-        let mut slicer = Slicer::new(self.content.layout, body.position(), self.bytes.start);
+    /// What is to be read, one request after the other: of a folder at its origin from each file.
+    fn parts(&self) -> Vec<Part> {
+        let spans = self.content.layout.files();
+        let (Some(files), Some(spans)) = (&self.source.files, spans) else {
+            return vec![Part {
+                url: self.source.url.clone(),
+                expect: self.source.expect.clone(),
+                file_start: 0,
+                bytes: self.bytes.clone(),
+            }];
+        };
+        let parts = files.iter().zip(spans).map(|(file, span)| Part {
+            url: file.url.clone(),
+            expect: file.expect.clone(),
+            file_start: span.bytes.start,
+            bytes: self.bytes.start.max(span.bytes.start)..self.bytes.end.min(span.bytes.end),
+        });
+        parts.filter(|part| !part.bytes.is_empty()).collect()
+    }
+
+    async fn stream(
+        &mut self,
+        mut body: Body,
+        part: &Part,
+    ) -> Result<Result<(), OriginError>, Gone> {
+        let next = part.file_start + body.position();
+        let mut slicer = Slicer::new(self.content.layout.clone(), next, part.bytes.start);
         loop {
             self.may_read().await?;
-            let end = *self.end.borrow_and_update();
-            body.shorten(end);
+            let end = (*self.end.borrow_and_update()).min(part.bytes.end);
+            body.shorten(end.saturating_sub(part.file_start));
             if slicer.next() >= end {
                 return Ok(Ok(()));
             }

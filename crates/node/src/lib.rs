@@ -27,7 +27,7 @@ mod sync;
 
 pub use content::{
     AddError, Content, ContentError, ContentEvent, ContentSpec, Finished, Growth, HttpSource,
-    Progress, ReadError, State, Target,
+    Progress, ReadError, SourceFile, State, Target,
 };
 pub use job::{GetError, GetEvent, Step, VerifiedBy};
 pub use metrics::{Count, Metrics};

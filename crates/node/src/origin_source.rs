@@ -70,6 +70,7 @@ pub(crate) fn source(
         expect: probe.expectation(),
         access: probe.access(),
         check: check.cloned(),
+        files: None,
     }
 }
 

@@ -18,7 +18,8 @@ pub fn sha256(bytes: &[u8]) -> Sha256 {
     Sha256(Sha256Hasher::digest(bytes).into())
 }
 
-/// Which digests of a piece to make.
+/// Which digests of a piece to make. In a folder the SHA-1 is that of a whole piece, with zeros after the end of a file
+/// (BEP 47).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DigestKind {
     /// The piece's SHA-1, as v1 torrents have it.
@@ -42,6 +43,8 @@ pub struct PieceDigester {
     sha1: Option<Sha1Hasher>,
     tree: Option<PieceHasher>,
     missing: u32,
+    /// Zeros that belong to the SHA-1 after the piece's own bytes.
+    padding: u32,
 }
 
 impl PieceDigester {
@@ -49,8 +52,12 @@ impl PieceDigester {
     pub fn new(kind: DigestKind, layout: &Layout, piece: PieceIndex) -> Self {
         Self {
             missing: layout.piece_size(piece),
+            padding: layout.padding(piece),
             sha1: kind.sha1.then(Sha1Hasher::new),
-            tree: kind.tree.then(|| PieceHasher::new(layout)).flatten(),
+            tree: kind
+                .tree
+                .then(|| PieceHasher::new(&layout.of_piece(piece)))
+                .flatten(),
         }
     }
 
@@ -80,8 +87,18 @@ impl PieceDigester {
 
     /// The digests of what came. The caller sees to it that it was the whole piece.
     pub fn finish(self) -> PieceDigest {
+        const ZEROS: [u8; 4096] = [0; 4096];
+        let padded = |mut sha1: Sha1Hasher| {
+            let mut left = self.padding as usize;
+            while left > 0 {
+                let now = left.min(ZEROS.len());
+                sha1.update(&ZEROS[..now]);
+                left -= now;
+            }
+            Sha1(sha1.finalize().into())
+        };
         PieceDigest {
-            sha1: self.sha1.map(|sha1| Sha1(sha1.finalize().into())),
+            sha1: self.sha1.map(padded),
             node: self.tree.map(PieceHasher::finish),
         }
     }
@@ -119,6 +136,29 @@ mod tests {
                 assert_eq!(digester.finish(), whole, "{piece:?} by {size}");
             }
         }
+    }
+
+    #[test]
+    fn in_a_folder_each_piece_is_hashed_in_its_own_file() {
+        let name = |name| vec![crate::SafeName::new(name).unwrap()];
+        let files = [(name("a"), 70_000), (name("b"), 1)];
+        let layout = Layout::folder(files, 64 << 10).unwrap();
+        let digest = |piece, bytes: &[u8]| {
+            let mut digester = PieceDigester::new(BOTH, &layout, PieceIndex(piece));
+            digester.update(bytes);
+            digester.finish()
+        };
+        let single = |length, piece, bytes: &[u8]| {
+            let layout = Layout::new(Some(length), 64 << 10).unwrap();
+            piece_node(bytes, &layout, PieceIndex(piece))
+        };
+        let (tail, mut padded) = ([7; 70_000 - (64 << 10)], vec![7; 70_000 - (64 << 10)]);
+        padded.resize(64 << 10, 0);
+        let found = digest(1, &tail);
+        assert_eq!(found.sha1, Some(sha1(&padded)));
+        assert_eq!(found.node, single(70_000, 1, &tail));
+        let found = digest(2, b"x");
+        assert_eq!(found.node, single(1, 0, b"x"), "the root of a small file");
     }
 
     #[test]

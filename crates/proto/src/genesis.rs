@@ -5,6 +5,7 @@
 //! genesis gives back the very bytes that its [`Sid`] names.
 
 use crate::bencode::{self, DecodeError, Dict, FieldError, FieldProblem, Item, Value, required};
+use crate::files::{FILES_LIMIT, FilesError};
 use crate::{Layout, LayoutError, NameError, SafeName, Sha256, Sid, digest};
 
 /// The only version so far.
@@ -39,18 +40,15 @@ pub enum GenesisError {
     /// Pieces that the engine does not take.
     #[error("the genesis' `piece length`: {0}")]
     Layout(LayoutError),
+    /// Files that cannot be those of one content.
+    #[error("the genesis' `files`: {0}")]
+    Files(FilesError),
     /// Pieces without a hash tree.
     #[error("the genesis' `piece length` of {0} bytes is not a power of two")]
     PieceLength(u32),
     /// More pieces than any torrent client takes.
     #[error("the genesis asks for {0} pieces, more than the limit of {PIECES_LIMIT}")]
     TooManyPieces(u32),
-    /// No file, or several.
-    #[error("the genesis has {0} files; contents of several files are not supported yet")]
-    Files(usize),
-    /// A single file that is not called like the content.
-    #[error("the genesis' `files.path` is not the content's `name`")]
-    Path,
     /// The same values in another encoding, or with further keys.
     #[error("the genesis is not in its canonical form")]
     NotCanonical,
@@ -113,11 +111,12 @@ pub struct FinalTorrents {
 /// One file of the content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GenesisFile {
-    /// Folders and name within the content; of a single file, the content's name.
+    /// Folders and name within the content's folder; just the content's name where the content is a single file.
     pub path: Vec<SafeName>,
     /// Length in bytes; `None` while the origin has not told.
     pub length: Option<u64>,
-    /// What is appended to the content's URL to get this file's; empty for a single file.
+    /// What is appended to the content's URL, which ends in `/`, to get this file's: percent-encoded. Empty for a single
+    /// file.
     pub url_suffix: String,
     /// Its strong `ETag`, with the quotes; empty if there is none.
     pub etag: String,
@@ -147,7 +146,7 @@ pub struct Genesis {
     pub final_torrents: FinalTorrents,
     /// Control's ed25519 keys, whose signatures on facts count.
     pub keys: Vec<[u8; 32]>,
-    /// The files; exactly one for now.
+    /// The files, in ascending order of the paths' names. One that has just the content's name for a path is no folder.
     pub files: Vec<GenesisFile>,
     /// The content's name.
     pub name: SafeName,
@@ -205,12 +204,27 @@ impl Genesis {
         Sid(digest::sha256(&self.encode()).0)
     }
 
-    /// How the content divides into pieces.
+    /// True when the content is a folder of files, not a single file with the content's name.
+    pub fn is_folder(&self) -> bool {
+        !matches!(&self.files[..], [file] if file.path == [self.name.clone()])
+    }
+
+    /// How the content divides into files and pieces.
     ///
     /// # Errors
-    /// [`LayoutError`] when the piece length does not suit the engine. A decoded genesis has passed this.
+    /// [`LayoutError`] when the piece length does not suit the engine, or the files cannot lie in one folder. A decoded
+    /// genesis has passed this.
     pub fn layout(&self) -> Result<Layout, LayoutError> {
-        Layout::new(self.length(), self.piece_length)
+        if !self.is_folder() {
+            return Layout::new(self.length(), self.piece_length);
+        }
+        let known = |(at, file): (usize, &GenesisFile)| {
+            let length = file.length.ok_or(FilesError::UnknownLength(at))?;
+            Ok((file.path.clone(), length))
+        };
+        let files = self.files.iter().enumerate().map(known);
+        let files = files.collect::<Result<Vec<_>, FilesError>>()?;
+        Layout::folder(files, self.piece_length)
     }
 
     /// The content's length in bytes, if it was known from the start.
@@ -249,11 +263,10 @@ impl Genesis {
             required("name", dict.text("name", TEXT_LIMIT).map_err(field)?).map_err(field)?;
         let name = SafeName::new(name).map_err(GenesisError::Name)?;
         let list =
-            required("files", dict.list("files", TEXT_LIMIT).map_err(field)?).map_err(field)?;
-        let [file] = list else {
-            return Err(GenesisError::Files(list.len()));
-        };
-        Self::read_rest(dict, name, vec![GenesisFile::read(file)?]).map_err(field)
+            required("files", dict.list("files", FILES_LIMIT).map_err(field)?).map_err(field)?;
+        let files = list.iter().map(GenesisFile::read);
+        let files = files.collect::<Result<_, _>>()?;
+        Self::read_rest(dict, name, files).map_err(field)
     }
 
     fn read_rest(
@@ -284,16 +297,13 @@ impl Genesis {
     }
 
     fn check(&self) -> Result<(), GenesisError> {
-        let pieces = self.layout().map_err(GenesisError::Layout)?.piece_count();
+        let layout = self.layout().map_err(|error| match error {
+            LayoutError::Files(error) => GenesisError::Files(error),
+            error => GenesisError::Layout(error),
+        })?;
+        let pieces = layout.piece_count();
         if pieces > PIECES_LIMIT {
             return Err(GenesisError::TooManyPieces(pieces));
-        }
-        if self
-            .files
-            .iter()
-            .any(|file| file.path != [self.name.clone()])
-        {
-            return Err(GenesisError::Path);
         }
         if !self.piece_length.is_power_of_two() {
             return Err(GenesisError::PieceLength(self.piece_length));

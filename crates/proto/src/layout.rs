@@ -1,6 +1,10 @@
-//! How a content's bytes divide into pieces and blocks.
+//! How a content's bytes divide into files, pieces and blocks.
 
 use std::ops::Range;
+use std::sync::Arc;
+
+use crate::SafeName;
+use crate::files::{FileSpan, FilesError, check_paths};
 
 /// The usual block: what one peer request asks for (BEP 3).
 pub const BLOCK_LENGTH: u32 = 16 * 1024;
@@ -42,17 +46,25 @@ pub enum LayoutError {
         /// The piece length in bytes.
         piece: u32,
     },
+    /// The files of a folder that cannot be.
+    #[error(transparent)]
+    Files(#[from] FilesError),
 }
 
 /// Piece and block sizes of one content, and its length when that is known.
 ///
 /// Piece lengths need not be powers of two in v1 torrents of others; ours always are. While the length
 /// is unknown there is no piece count, and every index may exist.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+///
+/// The bytes of a *folder* are those of its files, one after the other and without gaps; but every file begins with a new
+/// piece, so that the last piece of each file may be short (BEP 52). Clones are cheap.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     length: Option<u64>,
     piece_length: u32,
     block_length: u32,
+    /// The files of a folder.
+    files: Option<Arc<[FileSpan]>>,
 }
 
 impl Layout {
@@ -94,6 +106,44 @@ impl Layout {
             length,
             piece_length,
             block_length,
+            files: None,
+        })
+    }
+
+    /// The layout of a folder with blocks of [`BLOCK_LENGTH`], from the path and length of each file, in ascending order of
+    /// the paths' names.
+    ///
+    /// # Errors
+    /// As [`Layout::new`], and [`LayoutError::Files`] when the files cannot lie in one folder.
+    pub fn folder(
+        files: impl IntoIterator<Item = (Vec<SafeName>, u64)>,
+        piece_length: u32,
+    ) -> Result<Self, LayoutError> {
+        let layout = Self::new(None, piece_length)?;
+        let (mut spans, mut start, mut first) = (Vec::new(), 0u64, 0u32);
+        for (path, length) in files {
+            let end = start.checked_add(length).ok_or(FilesError::Length)?;
+            let pieces = length.div_ceil(u64::from(piece_length));
+            let last = u32::try_from(pieces)
+                .ok()
+                .and_then(|n| first.checked_add(n));
+            let last = last.ok_or(LayoutError::TooManyPieces {
+                length: end,
+                piece: piece_length,
+            })?;
+            spans.push(FileSpan {
+                path,
+                bytes: start..end,
+                pieces: first..last,
+            });
+            (start, first) = (end, last);
+        }
+        let paths: Vec<&[SafeName]> = spans.iter().map(|span| &span.path[..]).collect();
+        check_paths(&paths)?;
+        Ok(Self {
+            length: Some(start),
+            files: Some(spans.into()),
+            ..layout
         })
     }
 
@@ -124,7 +174,41 @@ impl Layout {
         self.length
     }
 
-    /// The length of every piece but perhaps the last, in bytes.
+    /// The files of a folder, in order; `None` for a single file.
+    pub fn files(&self) -> Option<&[FileSpan]> {
+        self.files.as_deref()
+    }
+
+    /// The file that a piece belongs to: the last one that begins with it or before, so never an empty one.
+    fn span(&self, piece: PieceIndex) -> Option<&FileSpan> {
+        let files = self.files()?;
+        let after = files.partition_point(|file| file.pieces.start <= piece.0);
+        files.get(after.checked_sub(1)?)
+    }
+
+    /// The layout of the one file that a piece belongs to: what its hash tree is made over.
+    #[must_use]
+    pub fn of_piece(&self, piece: PieceIndex) -> Self {
+        match self.span(piece) {
+            None => self.clone(),
+            Some(span) => Self {
+                length: Some(span.length()),
+                files: None,
+                ..*self
+            },
+        }
+    }
+
+    /// How many zeros follow the piece's own bytes in v1 torrents (BEP 47): those of a pad file at the end of each file of
+    /// a folder.
+    pub fn padding(&self, piece: PieceIndex) -> u32 {
+        match &self.files {
+            None => 0,
+            Some(_) => self.piece_length - self.piece_size(piece),
+        }
+    }
+
+    /// The length of every piece but perhaps the last of a file, in bytes.
     pub fn piece_length(&self) -> u32 {
         self.piece_length
     }
@@ -140,6 +224,9 @@ impl Layout {
         reason = "the constructor checked it"
     )]
     pub fn piece_count(&self) -> u32 {
+        if let Some(last) = self.files().and_then(<[_]>::last) {
+            return last.pieces.end;
+        }
         self.length.map_or(0, |length| {
             length.div_ceil(u64::from(self.piece_length)) as u32
         })
@@ -159,15 +246,17 @@ impl Layout {
 
     /// Where the piece begins, in bytes from the content's start.
     pub fn piece_offset(&self, piece: PieceIndex) -> u64 {
-        u64::from(piece.0) * u64::from(self.piece_length)
+        let (start, first) = self
+            .span(piece)
+            .map_or((0, 0), |span| (span.bytes.start, span.pieces.start));
+        start + u64::from(piece.0 - first) * u64::from(self.piece_length)
     }
 
-    /// The piece's own length in bytes: the last may be short.
+    /// The piece's own length in bytes: the last one of a file may be short.
     pub fn piece_size(&self, piece: PieceIndex) -> u32 {
         let offset = self.piece_offset(piece);
-        let rest = self
-            .length
-            .map_or(u64::MAX, |length| length.saturating_sub(offset));
+        let end = self.span(piece).map(|span| span.bytes.end).or(self.length);
+        let rest = end.map_or(u64::MAX, |end| end.saturating_sub(offset));
         u32::try_from(rest).map_or(self.piece_length, |rest| rest.min(self.piece_length))
     }
 
@@ -179,6 +268,13 @@ impl Layout {
 
     /// The piece that holds the byte at `offset`. `None` beyond the end.
     pub fn piece_at(&self, offset: u64) -> Option<PieceIndex> {
+        if let Some(files) = self.files() {
+            let file = files.partition_point(|file| file.bytes.end <= offset);
+            let span = files.get(file)?;
+            let within = (offset - span.bytes.start) / u64::from(self.piece_length);
+            let within = u32::try_from(within).ok()?;
+            return Some(PieceIndex(span.pieces.start + within));
+        }
         u32::try_from(offset / u64::from(self.piece_length))
             .ok()
             .and_then(|raw| self.piece(raw))
@@ -200,19 +296,37 @@ impl Layout {
             .then_some(block)
     }
 
+    /// The block that a peer may ask for, and how many bytes to answer with. Beside the [blocks](Self::block) there are
+    /// those that v1 torrents of a folder have in their pad files: peers that count these among the piece's bytes, as stock
+    /// clients do, ask for zeros after the piece's own bytes (BEP 47). Such a block may have no byte of its own.
+    pub fn asked(&self, piece: u32, begin: u32, length: u32) -> Option<(BlockId, u32)> {
+        if let Some(block) = self.block(piece, begin, length) {
+            return Some((block, length));
+        }
+        let piece = self.piece(piece)?;
+        let whole = self.piece_size(piece) + self.padding(piece);
+        let rest = whole.checked_sub(begin).filter(|&rest| rest > 0)?;
+        let index = begin / self.block_length;
+        let fits = begin.is_multiple_of(self.block_length) && length == rest.min(self.block_length);
+        fits.then_some((BlockId { piece, index }, length))
+    }
+
     /// Where the block begins within its piece, in bytes.
     pub fn block_begin(&self, block: BlockId) -> u32 {
         block.index * self.block_length
     }
 
-    /// The block's own length in bytes: a piece's last may be short.
+    /// The block's own length in bytes: a piece's last may be short. 0 for one that is all padding.
     pub fn block_size(&self, block: BlockId) -> u32 {
-        (self.piece_size(block.piece) - self.block_begin(block)).min(self.block_length)
+        let size = self.piece_size(block.piece);
+        size.saturating_sub(self.block_begin(block))
+            .min(self.block_length)
     }
 
     /// The block's bytes within the content.
     pub fn block_bytes(&self, block: BlockId) -> Range<u64> {
-        let start = self.piece_offset(block.piece) + u64::from(self.block_begin(block));
+        let begin = self.block_begin(block).min(self.piece_size(block.piece));
+        let start = self.piece_offset(block.piece) + u64::from(begin);
         start..start + u64::from(self.block_size(block))
     }
 }
@@ -266,6 +380,58 @@ mod tests {
     fn empty_and_unknown_lengths_have_no_pieces() {
         assert_eq!(layout(0, 1 << 18).piece_count(), 0);
         assert_eq!(Layout::new(None, 1 << 22).unwrap().piece_count(), 0);
+    }
+
+    const P: u32 = 32 << 10;
+
+    fn folder(lengths: &[u64]) -> Layout {
+        let name = |file: usize| vec![SafeName::new(&format!("{file:03}")).unwrap()];
+        let files = lengths.iter().enumerate();
+        Layout::folder(files.map(|(file, &length)| (name(file), length)), P).unwrap()
+    }
+
+    #[test]
+    fn every_file_of_a_folder_begins_with_a_new_piece() {
+        let p = u64::from(P);
+        let l = folder(&[0, p + 1, 0, 1, 2 * p, 0]);
+        assert_eq!((l.length(), l.piece_count()), (Some(3 * p + 2), 5));
+        let sizes: Vec<u32> = l.pieces().map(|piece| l.piece_size(piece)).collect();
+        assert_eq!(sizes, [P, 1, 1, P, P]);
+        let mut next = 0;
+        for piece in l.pieces() {
+            let bytes = l.piece_bytes(piece);
+            assert_eq!(bytes.start, next, "without gaps");
+            next = bytes.end;
+            for at in [bytes.start, bytes.end - 1] {
+                assert_eq!(l.piece_at(at), Some(piece), "{at}");
+            }
+        }
+        assert_eq!((next, l.piece_at(next)), (3 * p + 2, None));
+        let lengths: Vec<_> = l.pieces().map(|p| l.of_piece(p).length()).collect();
+        let (long, tail) = (Some(p + 1), Some(2 * p));
+        assert_eq!(lengths, [long, long, Some(1), tail, tail]);
+        assert_eq!(l.padding(PieceIndex(0)), 0);
+        assert_eq!(l.padding(PieceIndex(2)), P - 1);
+        assert_eq!(folder(&[0, 0]).piece_count(), 0);
+    }
+
+    #[test]
+    fn stock_clients_may_ask_for_padding() {
+        let l = folder(&[1, u64::from(P)]);
+        let block = |piece, index| {
+            let piece = PieceIndex(piece);
+            BlockId { piece, index }
+        };
+        assert_eq!(l.asked(0, 0, 1), Some((block(0, 0), 1)));
+        assert_eq!(l.asked(0, 0, 16384), Some((block(0, 0), 16384)));
+        assert_eq!(l.asked(0, 16384, 16384), Some((block(0, 1), 16384)));
+        assert_eq!(l.block_size(block(0, 1)), 0);
+        assert_eq!(l.block_bytes(block(0, 1)), 1..1);
+        for (piece, begin, length) in [(0, 0, 2), (0, 1, 16384), (0, P, 1), (2, 0, 16384)] {
+            assert_eq!(l.asked(piece, begin, length), None, "{begin} {length}");
+        }
+        // A single file has no padding.
+        assert_eq!(layout(1, P).asked(0, 0, 16384), None);
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod bitfield;
 pub mod capability;
 pub mod digest;
 pub mod facts;
+pub mod files;
 pub mod genesis;
 mod id;
 mod layout;

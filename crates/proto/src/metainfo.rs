@@ -1,4 +1,4 @@
-//! Torrent files: v1 metainfo of one file (BEP 3, with BEP 12 tracker tiers, BEP 19 web seeds, BEP 27 `private`).
+//! Torrent files: v1 metainfo of one file, or of a folder whose files are padded to whole pieces (BEP 3, BEP 47, with BEP 12 tracker tiers, BEP 19 web seeds, BEP 27 `private`).
 //!
 //! Entry: [`Metainfo::decode`] reads and checks, [`Metainfo::new`] makes one from an [`Info`], [`Metainfo::encode`] writes.
 //! Invariant: the info-hash is that of the info dict's own bytes, which are kept and written back as they came,
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::bencode::{self, DecodeError, Dict, FieldError, FieldProblem, Item, Value, required};
+use crate::files::{DEPTH_LIMIT, FILES_LIMIT, FilesError};
 use crate::torrents::Contents;
 use crate::{InfoHash, Layout, LayoutError, NameError, SafeName, Sha1, digest};
 
@@ -31,9 +32,14 @@ pub enum MetainfoError {
     /// The name may not reach a disk.
     #[error("the torrent's `info.name` cannot be used: {0}")]
     Name(NameError),
-    /// A folder of files.
-    #[error("`info.files`: torrents of several files are not supported yet; only single files are")]
-    MultiFile,
+    /// A folder whose files share pieces.
+    #[error(
+        "`info.files`: torrents of several files are supported only where each is padded to whole pieces (BEP 47) and they are sorted by their paths; this one is not"
+    )]
+    Unaligned,
+    /// A folder's files that cannot lie together.
+    #[error("`info.files`: {0}")]
+    Files(FilesError),
     /// Only the format of BEP 52.
     #[error(
         "`info.meta version` is {0} and there are no v1 `pieces`: v2-only torrents are not supported yet"
@@ -58,16 +64,18 @@ pub enum MetainfoError {
     },
 }
 
-/// What a v1 torrent says of its one file: the values of the info dict.
+/// What a v1 torrent says of its files: the values of the info dict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Info {
-    /// The file's name.
+    /// The file's name, or the folder's.
     pub name: SafeName,
-    /// The file's length in bytes.
+    /// The length in bytes, of all files of a folder but without their padding.
     pub length: u64,
-    /// The length of every piece but perhaps the last, in bytes.
+    /// Path and length in bytes of each file of a folder, sorted by the paths' names; none for a single file.
+    pub files: Vec<(Vec<SafeName>, u64)>,
+    /// The length of every piece but perhaps the last of a file, in bytes.
     pub piece_length: u32,
-    /// SHA-1 of each piece.
+    /// SHA-1 of each piece; in a folder with zeros after a file's end.
     pub pieces: Arc<[Sha1]>,
     /// BEP 27: peers only from the torrent's own trackers.
     pub private: bool,
@@ -95,12 +103,16 @@ pub struct Metainfo {
 }
 
 impl Info {
-    /// How the file divides into pieces.
+    /// How the content divides into files and pieces.
     ///
     /// # Errors
-    /// [`LayoutError`] when the piece length is no multiple of 16 KiB up to 64 MiB. A decoded `Info` has passed this.
+    /// [`LayoutError`] when the piece length is no multiple of 16 KiB up to 64 MiB, or the files cannot lie in one folder. A
+    /// decoded `Info` has passed this.
     pub fn layout(&self) -> Result<Layout, LayoutError> {
-        Layout::new(Some(self.length), self.piece_length)
+        if self.files.is_empty() {
+            return Layout::new(Some(self.length), self.piece_length);
+        }
+        Layout::folder(self.files.iter().cloned(), self.piece_length)
     }
 
     fn read(dict: &Dict<'_>) -> Result<Self, MetainfoError> {
@@ -109,9 +121,6 @@ impl Info {
         if let (None, Some(version)) = (pieces, dict.integer("meta version").map_err(field)?) {
             return Err(MetainfoError::V2Only(version));
         }
-        if dict.get("files").is_some() {
-            return Err(MetainfoError::MultiFile);
-        }
         // Old clients put the name in another encoding under `name`.
         let key = if dict.get("name.utf-8").is_some() {
             "name.utf-8"
@@ -119,37 +128,103 @@ impl Info {
             "name"
         };
         let name = required(key, dict.text(key, COMMENT_LIMIT).map_err(field)?).map_err(field)?;
-        let length =
-            required("length", dict.number::<u64>("length").map_err(field)?).map_err(field)?;
+        let name = SafeName::new(name).map_err(MetainfoError::Name)?;
         let piece_length = dict.number::<u32>("piece length").map_err(field)?;
         let piece_length = required("piece length", piece_length).map_err(field)?;
         let pieces = required("pieces", pieces).map_err(field)?;
-        Layout::new(Some(length), piece_length).map_err(MetainfoError::PieceLength)?;
-        let expected = length.div_ceil(u64::from(piece_length)) * 20;
         let (hashes, _) = pieces.as_chunks::<20>();
-        if u64::try_from(pieces.len()) != Ok(expected) {
-            return Err(MetainfoError::Pieces {
-                found: pieces.len(),
-                expected,
-                length,
-                piece_length,
-            });
-        }
-        Ok(Self {
-            name: SafeName::new(name).map_err(MetainfoError::Name)?,
-            length,
+        let mut info = Self {
+            name,
+            length: 0,
+            files: Vec::new(),
             piece_length,
             pieces: hashes.iter().copied().map(Sha1).collect(),
             private: dict.integer("private").map_err(field)? == Some(1),
+        };
+        if let Some(files) = dict.list("files", 2 * FILES_LIMIT).map_err(field)? {
+            info.read_files(files)?;
+        } else {
+            let length = dict.number::<u64>("length").map_err(field)?;
+            info.length = required("length", length).map_err(field)?;
+        }
+        info.check(pieces.len())?;
+        Ok(info)
+    }
+
+    /// Reads the files of a folder: each filled up to whole pieces by a pad file (BEP 47).
+    fn read_files(&mut self, list: &[Value<'_>]) -> Result<(), MetainfoError> {
+        let field = |error: FieldError| MetainfoError::Field(error.within("info.files"));
+        Layout::new(None, self.piece_length).map_err(MetainfoError::PieceLength)?;
+        // Bytes that a pad file must have before the next file may come.
+        let mut lacking = 0;
+        for value in list {
+            let not_dict = || field(FieldError::new("files", FieldProblem::NotDict));
+            let dict = value.as_dict().ok_or_else(not_dict)?;
+            let length = dict.number::<u64>("length").map_err(field)?;
+            let length = required("length", length).map_err(field)?;
+            let attributes = dict.text("attr", COMMENT_LIMIT).map_err(field)?;
+            if attributes.is_some_and(|attributes| attributes.contains('p')) {
+                if length != lacking {
+                    return Err(MetainfoError::Unaligned);
+                }
+                lacking = 0;
+                continue;
+            }
+            let path = dict.list("path", DEPTH_LIMIT).map_err(field)?;
+            let not_text = || field(FieldError::new("path", FieldProblem::NotText));
+            let names = required("path", path).map_err(field)?.iter().map(|name| {
+                let name = name.as_text().ok_or_else(not_text)?;
+                SafeName::new(name).map_err(MetainfoError::Name)
+            });
+            let path = names.collect::<Result<Vec<_>, _>>()?;
+            if lacking > 0 {
+                return Err(MetainfoError::Unaligned);
+            }
+            let piece = u64::from(self.piece_length);
+            lacking = (piece - length % piece) % piece;
+            let sum = self.length.checked_add(length);
+            self.length = sum.ok_or(MetainfoError::Files(FilesError::Length))?;
+            self.files.push((path, length));
+        }
+        if self.files.is_empty() {
+            return Err(MetainfoError::Files(FilesError::Count(0)));
+        }
+        if lacking > 0 {
+            return Err(MetainfoError::Unaligned);
+        }
+        Ok(())
+    }
+
+    /// Checks sizes and names against the bytes of `pieces`.
+    fn check(&self, found: usize) -> Result<(), MetainfoError> {
+        let layout = self.layout().map_err(|error| match error {
+            LayoutError::Files(FilesError::Order(_)) => MetainfoError::Unaligned,
+            LayoutError::Files(error) => MetainfoError::Files(error),
+            error => MetainfoError::PieceLength(error),
+        })?;
+        let expected = u64::from(layout.piece_count()) * 20;
+        if u64::try_from(found) == Ok(expected) {
+            return Ok(());
+        }
+        Err(MetainfoError::Pieces {
+            found,
+            expected,
+            length: self.length,
+            piece_length: self.piece_length,
         })
     }
 }
 
 /// The info dict of `info` in its one canonical encoding, the one libtorrent makes too.
 pub fn info_bytes(info: &Info) -> Vec<u8> {
+    let files = if info.files.is_empty() {
+        vec![(vec![info.name.clone()], info.length)]
+    } else {
+        info.files.clone()
+    };
     let contents = Contents {
         name: info.name.clone(),
-        files: vec![(vec![info.name.clone()], info.length)],
+        files,
         piece_length: info.piece_length,
         private: info.private,
         source: String::new(),
@@ -161,18 +236,10 @@ impl Metainfo {
     /// A torrent of `info` without trackers, web seeds and comments: set those fields as wanted.
     ///
     /// # Errors
-    /// [`MetainfoError::PieceLength`] and [`MetainfoError::Pieces`] when the piece length does not suit the engine or the number
-    /// of hashes does not fit the length.
+    /// [`MetainfoError`] when the piece length does not suit the engine, the files cannot lie in one folder, or the number of
+    /// hashes does not fit the length.
     pub fn new(info: Info) -> Result<Self, MetainfoError> {
-        let layout = info.layout().map_err(MetainfoError::PieceLength)?;
-        if info.pieces.len() != layout.piece_count() as usize {
-            return Err(MetainfoError::Pieces {
-                found: info.pieces.len() * 20,
-                expected: u64::from(layout.piece_count()) * 20,
-                length: info.length,
-                piece_length: info.piece_length,
-            });
-        }
+        info.check(info.pieces.len() * 20)?;
         let raw_info = Bytes::from(info_bytes(&info));
         Ok(Self {
             info,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::bencode::Item;
 use crate::facts::FactStore;
+use crate::files::PAD_FOLDER;
 use crate::genesis::Genesis;
 use crate::merkle::Tree;
 use crate::record::FinalNames;
@@ -170,7 +171,7 @@ impl Contents {
             ]));
             let pad = self.pad(*length);
             if pad > 0 {
-                let path = vec![Item::text(".pad"), Item::text(&pads[at])];
+                let path = vec![Item::text(PAD_FOLDER), Item::text(&pads[at])];
                 items.push(Item::dict([
                     ("attr", Item::text("p")),
                     ("length", Item::Integer(pad)),

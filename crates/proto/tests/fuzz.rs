@@ -24,6 +24,7 @@ fn torrent() -> Vec<u8> {
     let info = Info {
         name: SafeName::new("disk.img").unwrap(),
         length: 40_000,
+        files: Vec::new(),
         piece_length: 16 * 1024,
         pieces: [b"a", b"b", b"c"].map(|piece| sha1(piece)).into(),
         private: true,

@@ -74,7 +74,7 @@ pub(crate) fn name(node: usize) -> PeerName {
 
 impl Node {
     pub(crate) fn new(plan: &Plan, at: usize, seed: u64) -> Self {
-        let layout = plan.layout;
+        let layout = plan.layout.clone();
         let mut start = Start::empty(layout.piece_count());
         if plan.nodes[at].seed {
             start.have = Bitfield::full(layout.piece_count());

@@ -36,7 +36,7 @@ impl World<'_> {
         if let Some(flow) = self.net.has_left(host) {
             self.left(flow);
         }
-        let (nodes, layout) = (&self.nodes, self.layout);
+        let (nodes, layout) = (&self.nodes, self.layout.clone());
         let size = |flow: &Flow| match flow.kind {
             FlowKind::Peer { .. } => flow.queue.front().map_or(0, |packet| packet.bytes(&layout)),
             FlowKind::Http { to, request, .. } => nodes[to]
@@ -166,8 +166,8 @@ impl World<'_> {
 }
 
 fn block_at(layout: &Layout, byte: u64) -> BlockId {
-    let piece =
-        PieceIndex(u32::try_from(byte / u64::from(layout.piece_length())).unwrap_or(u32::MAX));
+    // Beyond the end there is nothing to be found.
+    let piece = layout.piece_at(byte).unwrap_or(PieceIndex(0));
     let begin = u32::try_from(byte - layout.piece_offset(piece)).unwrap_or(u32::MAX);
     BlockId {
         piece,

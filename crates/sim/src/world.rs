@@ -68,7 +68,7 @@ impl<'a> World<'a> {
             }
         }
         let mut world = Self {
-            layout: plan.layout,
+            layout: plan.layout.clone(),
             rng: fastrand::Rng::with_seed(seed),
             now: Time::ZERO,
             events: Events::default(),
@@ -242,7 +242,7 @@ impl<'a> World<'a> {
             Output::HangUp { peer, .. } => self.hang_up(at, peer),
             Output::Send { peer, message } => self.send(at, peer, message),
             Output::Claims { peer, claims } => self.send_claims(at, peer, claims),
-            Output::SendBlock { peer, block } => self.send_block(at, peer, block),
+            Output::SendBlock { peer, block, .. } => self.send_block(at, peer, block),
             Output::HttpGet {
                 request,
                 source,

@@ -38,6 +38,9 @@ pub enum OpenError {
     /// A file is there already, and it is another one.
     #[error("`{path}` already exists and differs from this content; remove it, choose another name with -o, or use --overwrite", path = .0.display())]
     TargetDiffers(PathBuf),
+    /// Something is there already where a folder is to be, and it is not (known to be) the same content.
+    #[error("`{path}` already exists and is not known to be this content; remove it, or choose another place with -o", path = .0.display())]
+    FolderExists(PathBuf),
     /// A file to be seeded has another length than its content.
     #[error("`{path}` has {found} bytes, but the content has {expected}: it is another file", path = .path.display())]
     WrongLength {

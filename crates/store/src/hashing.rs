@@ -50,7 +50,8 @@ pub(crate) fn agrees(
             digest.sha1.is_some() && digest.sha1.as_ref() == expected.get(piece.0 as usize)
         }
         Hashes::Facts(nodes) => nodes.get(&piece).is_none_or(|&expected| {
-            let node = digest.node.map(|node| whole_piece_node(node, layout));
+            let layout = layout.of_piece(piece);
+            let node = digest.node.map(|node| whole_piece_node(node, &layout));
             node == Some(expected)
         }),
         Hashes::Unknown => true,

@@ -9,7 +9,7 @@ use floodway_proto::digest::PieceDigest;
 use floodway_proto::{Bitfield, BlockId, Layout, PieceIndex};
 
 use crate::error::{OpenError, StoreError};
-use crate::files::FileMap;
+use crate::files::{FileMap, Missing};
 use crate::hashing::{agrees, digest_pieces};
 use crate::journal::{Header, Held, Journal, Recorded, block_runs, folder_of};
 use crate::spec::{Hashes, Nodes, Note, Opened, Spec};
@@ -40,6 +40,7 @@ impl Paths {
             target: target.to_owned(),
             data: beside(".floodway"),
             journal: beside(".floodway-journal"),
+            old: beside(".floodway-old"),
             overwrite,
         })
     }
@@ -74,12 +75,11 @@ pub(crate) fn check_count(layout: &Layout, hashes: &Hashes) -> Result<(), OpenEr
 pub(crate) fn find(spec: &Spec) -> Result<Found, OpenError> {
     let length = checked_length(&spec.target, &spec.layout, &spec.hashes)?;
     let paths = Paths::new(&spec.target, spec.overwrite)?;
-    let target = length_of(&paths.target)?;
-    if target.is_none() {
+    if length_of(&paths.target)?.is_none() {
         let (journal, recorded) = Journal::lock(paths.journal.clone(), &paths.target)?;
         return resume(spec, length, paths, journal, &recorded);
     }
-    if paths.target.is_dir() {
+    if paths.target.is_dir() && spec.layout.files().is_none() {
         return Err(OpenError::IsFolder(paths.target));
     }
     // Locked even though the target is there: an earlier process may have been killed between rename and clean-up.
@@ -87,17 +87,17 @@ pub(crate) fn find(spec: &Spec) -> Result<Found, OpenError> {
         Some(_) => Some(Journal::lock(paths.journal.clone(), &paths.target)?),
         None => None,
     };
-    let has_length = target == Some(length);
+    let found = open_target(&paths.target, &spec.layout)?;
     let was_finished = locked.as_ref().is_some_and(|(_, recorded)| {
         recorded.finishing && is_same(recorded, spec, length) && !paths.data.exists()
     });
-    let is_content = |files: &FileMap| verify_all(files, &spec.layout, &spec.hashes);
-    if has_length && (was_finished || matches!(spec.hashes, Hashes::V1(_))) {
-        let (files, _) = FileMap::open(&paths.target)?;
-        if was_finished || is_content(&files)? {
-            clean_up(&paths, locked)?;
-            return Ok(finished(spec, length, files));
-        }
+    if let Some(files) = found
+        && (was_finished
+            || (matches!(spec.hashes, Hashes::V1(_))
+                && verify_all(&files, &spec.layout, &spec.hashes)?))
+    {
+        clean_up(&paths, locked)?;
+        return Ok(finished(spec, length, files));
     }
     match (&spec.hashes, spec.overwrite) {
         (_, true) => {
@@ -107,9 +107,25 @@ pub(crate) fn find(spec: &Spec) -> Result<Found, OpenError> {
             };
             resume(spec, length, paths, journal, &recorded)
         }
+        (_, false) if spec.layout.files().is_some() => Err(OpenError::FolderExists(paths.target)),
         (Hashes::V1(_), false) => Err(OpenError::TargetDiffers(paths.target)),
         (Hashes::Facts(_) | Hashes::Unknown, false) => Err(OpenError::TargetExists(paths.target)),
     }
+}
+
+/// What has the target's name, if it has the content's lengths.
+fn open_target(target: &Path, layout: &Layout) -> Result<Option<FileMap>, StoreError> {
+    if let Some(files) = layout.files() {
+        return match FileMap::open_folder(target, files) {
+            Ok(files) => Ok(Some(files)),
+            Err(Missing::Length { .. }) => Ok(None),
+            Err(Missing::Refused(error)) => Err(error),
+        };
+    }
+    if length_of(target)? != layout.length() {
+        return Ok(None);
+    }
+    Ok(Some(FileMap::open(target)?.0))
 }
 
 /// The length of what is at `path`; `None` when nothing is there.
@@ -165,13 +181,21 @@ fn verify_all(files: &FileMap, layout: &Layout, hashes: &Hashes) -> Result<bool,
 fn clean_up(paths: &Paths, locked: Option<(Journal, Recorded)>) -> Result<(), StoreError> {
     if let Some((journal, _)) = locked {
         remove(&paths.data)?;
+        remove(&paths.old)?;
         journal.remove()?;
     }
     Ok(())
 }
 
+/// Removes a file or a whole folder, if it is there.
 pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
-    match fs::remove_file(path) {
+    let is_folder = path.symlink_metadata().is_ok_and(|data| data.is_dir());
+    let removed = if is_folder {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    };
+    match removed {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(StoreError::new(path, "remove", error))
         }
@@ -203,6 +227,7 @@ fn resume(
     recorded: &Recorded,
 ) -> Result<Found, OpenError> {
     let data_length = length_of(&paths.data)?;
+    remove(&paths.old)?;
     let is_same = is_same(recorded, spec, length);
     let mut note = match (&recorded.header, data_length) {
         (Some(_), _) if !is_same => Some(Note::OtherContent),
@@ -214,7 +239,12 @@ fn resume(
     if !usable {
         remove(&paths.data)?;
     }
-    let (files, before) = FileMap::create(&paths.data, &paths.target, length)?;
+    let (files, is_intact) = if let Some(files) = spec.layout.files() {
+        FileMap::create_folder(&paths.data, &paths.target, files)?
+    } else {
+        let (files, before) = FileMap::create(&paths.data, &paths.target, length)?;
+        (files, before == length)
+    };
     let header = header_of(spec, length);
     let mut kept = Recorded {
         header: Some(header),
@@ -226,7 +256,7 @@ fn resume(
             .is_some_and(|old| old.boot == header.boot && header.boot != [0; 16]);
         let trust = Trust {
             spec,
-            is_intact: before == length,
+            is_intact,
             is_this_boot,
         };
         let untrusted = trust.judge(recorded, &files, &mut kept)?;

@@ -15,7 +15,9 @@ use crate::error::StoreError;
 /// What to store, where, and how to verify it.
 #[derive(Clone, Debug)]
 pub struct Spec {
-    /// Final path of the file. Unfinished data lies beside it as `NAME.floodway`, its journal as `NAME.floodway-journal`.
+    /// Final path of the file, or of the folder if the layout is one of files. Unfinished data lies beside it as
+    /// `NAME.floodway`, its journal as `NAME.floodway-journal`. All files of a folder get their final names at once, as the
+    /// folder gets its own.
     pub target: PathBuf,
     /// Pieces and blocks; the length must be known.
     pub layout: Layout,
@@ -25,7 +27,7 @@ pub struct Spec {
     pub hashes: Hashes,
     /// Also compute the SHA-256 of the whole file, on a thread of its own.
     pub linear_digest: bool,
-    /// Replace a different file that has the target's name.
+    /// Replace a different file, or a whole folder, that has the target's name.
     pub overwrite: bool,
     /// Bytes of received blocks kept in memory. Beyond half of it blocks of incomplete pieces are written early;
     /// the caller stops reading sockets while [`crate::Store::buffered`] is above it.
@@ -148,20 +150,44 @@ pub enum Verdict {
     },
 }
 
-/// What tells a file from a changed one without reading it.
+/// What tells a file from a changed one without reading it; of a folder, the same of all its files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileStamp {
-    /// Its length in bytes.
+    /// Its length in bytes; of a folder the sum.
     pub length: u64,
-    /// When its bytes last changed.
+    /// When its bytes last changed; of a folder the latest time.
     pub modified: SystemTime,
-    /// Its number in its file system.
+    /// Its number in its file system; of a folder a digest over the stamps of its files.
     pub inode: u64,
 }
 
 impl FileStamp {
-    /// The stamp of the file at `path` now.
-    pub(crate) fn of(path: &Path) -> Result<Self, StoreError> {
+    /// The stamp of the content at `path` now.
+    pub(crate) fn of(path: &Path, layout: &Layout) -> Result<Self, StoreError> {
+        let Some(files) = layout.files() else {
+            return Self::of_file(path);
+        };
+        let mut stamp = Self {
+            length: 0,
+            modified: SystemTime::UNIX_EPOCH,
+            inode: 0,
+        };
+        let mut all = Vec::new();
+        for file in files {
+            let file = Self::of_file(&path.join(file.path_text()))?;
+            stamp.length = stamp.length.saturating_add(file.length);
+            stamp.modified = stamp.modified.max(file.modified);
+            let since = file.modified.duration_since(SystemTime::UNIX_EPOCH);
+            all.extend(file.length.to_be_bytes());
+            all.extend(since.unwrap_or_default().as_nanos().to_be_bytes());
+            all.extend(file.inode.to_be_bytes());
+        }
+        let digest = floodway_proto::digest::sha256(&all).0;
+        stamp.inode = digest[..8].iter().fold(0, |n, &b| n << 8 | u64::from(b));
+        Ok(stamp)
+    }
+
+    fn of_file(path: &Path) -> Result<Self, StoreError> {
         let stamp = || -> std::io::Result<Self> {
             let data = std::fs::metadata(path)?;
             Ok(Self {

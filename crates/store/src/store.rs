@@ -11,7 +11,7 @@ use crossbeam_channel::{Sender, bounded, unbounded};
 use floodway_proto::{Bitfield, BlockId, Layout, PieceIndex};
 
 use crate::error::{OpenError, ReadError, StoreError};
-use crate::files::FileMap;
+use crate::files::{FileMap, Missing};
 use crate::hashing::{agrees, digest_pieces};
 use crate::linear::{Linear, LinearHandle};
 use crate::open::{self, Found, check_count, checked_length};
@@ -51,7 +51,7 @@ impl Store {
             opened,
             unfinished,
         } = open::find(&spec)?;
-        let shared = Shared::new(spec.layout, files, opened.have.clone(), events);
+        let shared = Shared::new(spec.layout.clone(), files, opened.have.clone(), events);
         let (verifier, inbox) = unbounded();
         let (jobs, job_queue) = unbounded();
         let unfinished = unfinished.map(|(paths, ledger)| (paths, Arc::new(Mutex::new(ledger))));
@@ -114,18 +114,11 @@ impl Store {
         progress: impl Fn(u64) + Sync,
     ) -> Result<(Self, Opened), OpenError> {
         let expected = checked_length(path, &layout, hashes)?;
-        let (files, found) = FileMap::open(path)?;
-        if found != expected {
-            return Err(OpenError::WrongLength {
-                path: path.to_owned(),
-                found,
-                expected,
-            });
-        }
+        let files = open_finished(path, &layout, expected)?;
         let mut have = Bitfield::new(layout.piece_count());
         let mut digests = Vec::new();
         let collects = matches!(hashes, Hashes::Facts(_));
-        if known.is_some() && known == Some(FileStamp::of(path)?) && !collects {
+        if known.is_some() && known == Some(FileStamp::of(path, &layout)?) && !collects {
             have = Bitfield::full(layout.piece_count());
         } else {
             let pieces: Vec<PieceIndex> = layout.pieces().collect();
@@ -311,6 +304,36 @@ impl Store {
             }
         }
     }
+}
+
+/// Opens a finished file or folder for reading.
+fn open_finished(path: &Path, layout: &Layout, expected: u64) -> Result<FileMap, OpenError> {
+    let missing = match layout.files() {
+        Some(files) => match FileMap::open_folder(path, files) {
+            Ok(files) => return Ok(files),
+            Err(missing) => missing,
+        },
+        None => match FileMap::open(path)? {
+            (files, found) if found == expected => return Ok(files),
+            (_, found) => Missing::Length {
+                path: path.to_owned(),
+                found,
+                expected,
+            },
+        },
+    };
+    Err(match missing {
+        Missing::Refused(error) => error.into(),
+        Missing::Length {
+            path,
+            found,
+            expected,
+        } => OpenError::WrongLength {
+            path,
+            found,
+            expected,
+        },
+    })
 }
 
 impl Drop for Store {

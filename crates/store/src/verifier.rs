@@ -393,7 +393,9 @@ impl Verifier {
             let _ = self.jobs.send(Job::Finish { sha256 });
             return Ok(());
         }
-        let stamp = self.shared.persist(|| FileStamp::of(&self.target))?;
+        let stamp = self
+            .shared
+            .persist(|| FileStamp::of(&self.target, &self.shared.layout))?;
         if let Some(linear) = &self.linear {
             linear.send(LinearInput::Stop);
         }

@@ -16,6 +16,7 @@ use crate::error::StoreError;
 use crate::files::sync_folder;
 use crate::journal::{Journal, Record, folder_of};
 use crate::linear::{LinearHandle, LinearInput};
+use crate::open;
 use crate::shared::{GiveUp, PieceData, Shared};
 use crate::spec::{Event, FileStamp};
 use crate::verifier::{Input, Reply};
@@ -47,6 +48,8 @@ pub(crate) struct Paths {
     pub(crate) target: PathBuf,
     pub(crate) data: PathBuf,
     pub(crate) journal: PathBuf,
+    /// A folder that is being replaced, for a moment.
+    pub(crate) old: PathBuf,
     /// Replace what has the target's name.
     pub(crate) overwrite: bool,
 }
@@ -299,7 +302,9 @@ impl Writer {
     fn try_finish(&mut self) -> Result<FileStamp, StoreError> {
         let Paths { target, data, .. } = &self.paths;
         let (target, data) = (target.clone(), data.clone());
+        let is_folder = self.shared.layout.files().is_some();
         self.sync_now()?;
+        self.shared.files.sync_names()?;
         let handle = {
             let mut ledger = self.ledger();
             ledger.append(&Record::Finishing)?;
@@ -308,15 +313,23 @@ impl Writer {
         if let Some(handle) = handle {
             handle.sync()?;
         }
-        rename(&data, &target, self.paths.overwrite)
-            .map_err(|error| StoreError::new(&target, "give the finished file its name", error))?;
+        let unnamed = |error| StoreError::new(&target, "give the finished file its name", error);
+        if is_folder && self.paths.overwrite && target.symlink_metadata().is_ok() {
+            // A folder cannot take the place of another in one step. After a crash in between the unfinished data is there,
+            // and is finished again.
+            rename(&target, &self.paths.old, false).map_err(unnamed)?;
+        }
+        rename(&data, &target, self.paths.overwrite && !is_folder).map_err(unnamed)?;
         sync_folder(folder_of(&target))?;
+        if is_folder {
+            open::remove(&self.paths.old)?;
+        }
         let journal = self.ledger().release();
         if let Some(Err(error)) = journal.map(Journal::remove) {
             // The next start finds that the file is finished, and tries again.
             tracing::warn!(%error, "the file is finished, but its journal remains");
         }
-        FileStamp::of(&target)
+        FileStamp::of(&target, &self.shared.layout)
     }
 }
 

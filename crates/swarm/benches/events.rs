@@ -32,7 +32,7 @@ impl Driver {
         let mut config = Config::new(PeerName([0; 20]));
         config.connections_max = usize::try_from(peers).expect("few peers") + 1;
         let mut driver = Self {
-            swarm: Swarm::new(config, layout, Start::empty(pieces), 1),
+            swarm: Swarm::new(config, layout.clone(), Start::empty(pieces), 1),
             layout,
             now: Time::ZERO,
             peers,

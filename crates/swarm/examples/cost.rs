@@ -38,7 +38,7 @@ impl Bench {
             start.have = Bitfield::full(pieces);
         }
         Self {
-            swarm: Swarm::new(config, layout, start, 1),
+            swarm: Swarm::new(config, layout.clone(), start, 1),
             layout,
             now: Time::ZERO,
             peers,
@@ -89,7 +89,7 @@ impl Bench {
                         .expect("the engine asks for blocks");
                     self.asked.push((peer, block));
                 }
-                Output::SendBlock { peer, block } => self.sent.push((peer, block)),
+                Output::SendBlock { peer, block, .. } => self.sent.push((peer, block)),
                 Output::WakeAt(_) => break,
                 _ => {}
             }

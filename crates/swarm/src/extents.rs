@@ -154,8 +154,10 @@ impl Swarm {
             .map(|(&request, extent)| (request, extent.next + share))
             .collect();
         for (request, end) in cuts {
-            let piece_length = u64::from(self.layout.piece_length());
-            self.shorten(request, end.next_multiple_of(piece_length));
+            // Not within a piece.
+            let piece = self.layout.piece_at(end - 1);
+            let end = piece.map_or(end, |piece| self.layout.piece_bytes(piece).end);
+            self.shorten(request, end);
         }
     }
 

@@ -111,17 +111,12 @@ impl Swarm {
 
     /// The pieces that share a byte with the range.
     pub(crate) fn pieces_in(&self, bytes: &Range<u64>) -> Range<u32> {
-        let piece_length = u64::from(self.layout.piece_length());
-        let index = |value: u64| {
-            u32::try_from(value)
-                .unwrap_or(u32::MAX)
-                .min(self.layout.piece_count())
-        };
+        let count = self.layout.piece_count();
+        let at = |byte: u64| self.layout.piece_at(byte).map_or(count, |piece| piece.0);
         if bytes.is_empty() {
-            0..0
-        } else {
-            index(bytes.start / piece_length)..index(bytes.end.div_ceil(piece_length))
+            return 0..0;
         }
+        at(bytes.start)..(at(bytes.end - 1) + 1).min(count)
     }
 
     pub(crate) fn cancel_extents(&mut self, which: impl Fn(&Extent) -> bool) {

@@ -253,6 +253,8 @@ pub enum Output {
         peer: PeerKey,
         /// Which.
         block: BlockId,
+        /// How many zeros follow its own bytes: padding of a v1 torrent that the peer counts among them (BEP 47).
+        zeros: u32,
     },
     /// Ask an HTTP source for bytes; deliver whole blocks in order, then `HttpEnd`.
     HttpGet {

@@ -53,8 +53,8 @@ pub(crate) struct Peer {
     pub(crate) snubbed: bool,
     /// The last time that it delivered a block, or was first asked after a silence.
     pub(crate) progress_at: Time,
-    /// What it asked of us, in order.
-    pub(crate) queue: VecDeque<BlockId>,
+    /// What it asked of us, in order: blocks, and with how many zeros after their own bytes.
+    pub(crate) queue: VecDeque<(BlockId, u32)>,
     /// Bytes handed to the driver and not yet in the socket.
     pub(crate) sending: u64,
     /// When the last of these went into the socket.

@@ -147,17 +147,16 @@ impl Swarm {
         let pieces = layout.piece_count();
         let estimate = Estimate::new(Duration::from_secs(2));
         let limits = config.limits;
+        let held = start.have.iter_ones();
+        let held = held.map(|piece| u64::from(layout.piece_size(PieceIndex(piece))));
+        let have_bytes = held.sum();
         let mut swarm = Self {
             config,
             layout,
             rng: Rng::with_seed(seed),
             now: Time::ZERO,
             started: None,
-            have_bytes: start
-                .have
-                .iter_ones()
-                .map(|piece| u64::from(layout.piece_size(PieceIndex(piece))))
-                .sum(),
+            have_bytes,
             have: start.have,
             verifiable: if start.verifiable {
                 Bitfield::full(pieces)

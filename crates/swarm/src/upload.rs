@@ -62,10 +62,7 @@ impl Swarm {
     }
 
     pub(crate) fn asked_for(&mut self, key: PeerKey, request: Request) {
-        let Some(block) = self
-            .layout
-            .block(request.piece, request.begin, request.length)
-        else {
+        let Some(asked) = self.block_asked(request) else {
             return self.hang_up(
                 key,
                 HangUp::Protocol("a request for what this torrent does not have"),
@@ -81,23 +78,28 @@ impl Swarm {
             }
             return;
         }
-        peer.queue.push_back(block);
+        peer.queue.push_back(asked);
         if peer.takes_more() {
             self.uploads.insert(key);
         }
     }
 
-    pub(crate) fn cancelled(&mut self, key: PeerKey, request: Request) {
-        let Some(block) = self
+    /// What a peer asks for: a block, and how many zeros after its own bytes.
+    fn block_asked(&self, request: Request) -> Option<(BlockId, u32)> {
+        let (block, length) = self
             .layout
-            .block(request.piece, request.begin, request.length)
-        else {
+            .asked(request.piece, request.begin, request.length)?;
+        Some((block, length - self.layout.block_size(block)))
+    }
+
+    pub(crate) fn cancelled(&mut self, key: PeerKey, request: Request) {
+        let Some(asked) = self.block_asked(request) else {
             return;
         };
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
-        let Some(at) = peer.queue.iter().position(|queued| *queued == block) else {
+        let Some(at) = peer.queue.iter().position(|queued| *queued == asked) else {
             return;
         };
         peer.queue.remove(at);
@@ -120,7 +122,7 @@ impl Swarm {
             let Some(peer) = self.peers.get_mut(&key) else {
                 return;
             };
-            let Some(block) = peer.queue.pop_front() else {
+            let Some((block, zeros)) = peer.queue.pop_front() else {
                 return;
             };
             let bytes = u64::from(self.layout.block_size(block));
@@ -136,7 +138,11 @@ impl Swarm {
             }
             self.upload_turn = Some((key, block.piece));
             self.up.take(self.now, bytes);
-            self.out.push_back(Output::SendBlock { peer: key, block });
+            self.out.push_back(Output::SendBlock {
+                peer: key,
+                block,
+                zeros,
+            });
         }
     }
 
@@ -149,7 +155,7 @@ impl Swarm {
             .peers
             .get(&current)
             .and_then(|peer| peer.queue.front())
-            .is_some_and(|block| block.piece == piece);
+            .is_some_and(|(block, _)| block.piece == piece);
         if goes_on && self.uploads.contains(&current) {
             return Some(current);
         }
@@ -281,8 +287,10 @@ impl Swarm {
         let (queue, fast) = (std::mem::take(&mut peer.queue), peer.fast);
         self.send(key, Message::Choke);
         if fast {
-            for block in queue {
-                self.send(key, Message::Reject(self.request_of(block)));
+            for (block, zeros) in queue {
+                let request = self.request_of(block);
+                let length = request.length + zeros;
+                self.send(key, Message::Reject(Request { length, ..request }));
             }
         }
     }

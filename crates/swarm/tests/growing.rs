@@ -167,7 +167,11 @@ fn a_relay_offers_what_it_fetched_once_others_can_verify_it() {
     };
     let served = bench.request(1);
     assert!(
-        served.contains(&Output::SendBlock { peer: PEER, block }),
+        served.contains(&Output::SendBlock {
+            peer: PEER,
+            block,
+            zeros: 0
+        }),
         "{served:?}"
     );
     // One whose hash is known already is offered as soon as it is held.

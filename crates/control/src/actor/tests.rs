@@ -110,6 +110,7 @@ impl Rig {
     async fn publish(&self) -> Result<String, ApiError> {
         let create = CreateTask {
             url: "http://origin.example/x".into(),
+            files: None,
             to: None,
         };
         self.handle
@@ -167,6 +168,7 @@ async fn a_sync_is_never_acknowledged_when_its_report_was_lost() {
         last_modified: None,
         ranges: true,
         name: "x".into(),
+        files: Vec::new(),
     };
     let probed = RelayReport {
         probe: Some(probe),

@@ -11,6 +11,7 @@ use super::Core;
 use crate::db::{Change, JoinTokenRow, RelayState, RelayTaskRow, TaskAgentRow, TaskRow};
 use crate::error::ApiError;
 use crate::secrets::{self, JoinSecret};
+use crate::tasks::folder;
 use crate::tasks::targets::{Targets, check_labels};
 
 /// The longest URL in bytes.
@@ -44,8 +45,11 @@ impl Core {
     /// Makes a relay task, or finds the live one of the same URL, and a distribution task when there are targets.
     pub(crate) fn create_task(&mut self, create: &CreateTask) -> Result<Task, ApiError> {
         let url = self.allowed_url(&create.url)?;
+        let listed = folder::listed(&self.config.allow, &url, create.files.as_deref());
+        let files =
+            listed.map_err(|refused| ApiError::bad_field(refused.field, refused.message))?;
         let Some(to) = &create.to else {
-            let relay_task = self.relay_task_for(url.as_str(), true);
+            let relay_task = self.relay_task_for(url.as_str(), Some(&files), true);
             return self.relay_task_view(&relay_task);
         };
         let targets =
@@ -66,7 +70,7 @@ impl Core {
                 ApiError::new(StatusCode::NOT_FOUND, "no_agent_matches", message).field("to"),
             );
         }
-        let relay_task = self.relay_task_for(url.as_str(), false);
+        let relay_task = self.relay_task_for(url.as_str(), Some(&files), false);
         let id = secrets::random_id("t");
         tracing::info!(
             task = id,
@@ -97,14 +101,15 @@ impl Core {
         self.task_view(&id)
     }
 
-    /// The live relay task of a URL; made when there is none.
-    fn relay_task_for(&mut self, url: &str, pinned: bool) -> String {
+    /// The live relay task of a URL, and of these files of a folder (`None`: whatever files); made when there is none.
+    fn relay_task_for(&mut self, url: &str, files: Option<&[String]>, pinned: bool) -> String {
         let newest = self
             .model
             .by_url
             .get(url)
             .and_then(|id| self.model.relay_tasks.get(id));
-        if let Some(task) = newest.filter(|task| task.is_live()).cloned() {
+        let same = |task: &&RelayTaskRow| files.is_none_or(|files| task.files == files);
+        if let Some(task) = newest.filter(|task| task.is_live()).filter(same).cloned() {
             let id = task.id.clone();
             if pinned && !task.pinned {
                 self.change(Change::RelayTask(RelayTaskRow { pinned, ..task }));
@@ -118,6 +123,7 @@ impl Core {
         self.change(Change::RelayTask(RelayTaskRow {
             id: id.clone(),
             url: url.to_owned(),
+            files: files.unwrap_or_default().to_vec(),
             state: RelayState::Open,
             reason: None,
             attempt: 0,
@@ -130,8 +136,13 @@ impl Core {
         id
     }
 
-    /// The relay task for a node that asks for a URL by itself.
-    pub(super) fn open_for_node(&mut self, url: &str) -> String {
+    /// The relay task for a node that asks for a URL by itself. `None`: a folder that nobody published, of which nobody says
+    /// what files it has.
+    pub(super) fn open_for_node(&mut self, url: &Url) -> Option<String> {
+        let (is_listed, url) = (
+            folder::is_folder(url) && url.scheme() != "file",
+            url.as_str(),
+        );
         let newest = self
             .model
             .by_url
@@ -141,8 +152,9 @@ impl Core {
             task.state == RelayState::Failed && self.now.us - task.ended_us < FAILURE_KEPT_US
         });
         match just_failed {
-            Some(task) => task.id.clone(),
-            None => self.relay_task_for(url, true),
+            Some(task) => Some(task.id.clone()),
+            None if is_listed && newest.is_none_or(|task| !task.is_live()) => None,
+            None => Some(self.relay_task_for(url, None, true)),
         }
     }
 

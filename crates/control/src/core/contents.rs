@@ -36,8 +36,6 @@ pub(crate) struct TorrentParts {
     pub(crate) genesis: Vec<u8>,
     /// How many pieces there are.
     pub(crate) pieces: u32,
-    /// The BEP 52 root; an empty file has none.
-    pub(crate) root: Option<Sha256>,
 }
 
 /// Signed records for somebody who lacks them.
@@ -154,7 +152,6 @@ impl Core {
             web_seeds: self.content_urls(row, None),
             genesis: row.genesis.0.clone(),
             pieces: row.layout().map_or(0, |layout| layout.piece_count()),
-            root: row.root,
         })
     }
 
@@ -224,6 +221,12 @@ impl Core {
     fn content_urls(&self, row: &ContentRow, expires_unix_s: Option<u64>) -> Vec<String> {
         let capability = self.config.capability_key.issue(row.sid, expires_unix_s);
         let name = utf8_percent_encode(&row.name, SEGMENT).to_string();
+        // Web seeds of a folder end in `/`: clients append the folder's name and the file's path (BEP 19).
+        let name = if row.folder().is_some() {
+            String::new()
+        } else {
+            name
+        };
         let relays = self.serving_relays(row.sid, None).into_iter();
         relays
             .map(|relay| format!("{}/api/v1/w/{capability}/{name}", relay.http))

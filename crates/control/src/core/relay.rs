@@ -63,7 +63,7 @@ impl Core {
             nonce: secrets::random(),
             created_unix_s: self.now.us.cast_unsigned() / 1_000_000,
         };
-        let genesis = match publish::genesis(&task.url, probe, terms) {
+        let genesis = match publish::genesis(&task.url, &task.files, probe, terms) {
             Ok(genesis) => genesis,
             Err(refused) => {
                 self.abort_given_up(&task.id);
@@ -71,17 +71,19 @@ impl Core {
             }
         };
         let sid = genesis.sid();
-        tracing::info!(relay_task = task.id, %sid, relay = %node, length = probe.length, "content begins");
+        let length = genesis.length().unwrap_or_default();
+        tracing::info!(relay_task = task.id, %sid, relay = %node, length, "content begins");
         self.change(Change::Content(ContentRow {
             sid,
             relay_task: task.id.clone(),
             state: ContentState::Relaying,
-            length: probe.length.unwrap_or_default(),
+            length,
             piece_length: genesis.piece_length,
             name: genesis.name.to_string(),
             etag: probe.etag.clone(),
             last_modified: probe.last_modified.clone(),
-            ranges: probe.ranges && probe.etag.is_some(),
+            // Each file of a folder has a strong validator.
+            ranges: probe.ranges && genesis.strong,
             genesis: HexBytes(genesis.encode()),
             announce_key: secrets::random_hex::<16>(),
             info_hash: None,

@@ -20,6 +20,7 @@ use url::Url;
 use super::Core;
 use crate::db::{ContentRow, ContentState, RelayState, RelayTaskRow};
 use crate::error::ApiError;
+use crate::tasks::folder::is_folder;
 
 /// Life of the capabilities in an answer: longer than any interval between syncs.
 const CAPABILITY_SECONDS: u64 = 3600;
@@ -266,6 +267,7 @@ impl Core {
             .map(|task| RelayOrder {
                 relay_task: task.id.clone(),
                 url: task.url.clone(),
+                files: task.files.clone(),
                 content: self
                     .model
                     .content_of(task)
@@ -397,6 +399,10 @@ impl Core {
         let opened = self.live.get(&node).and_then(|live| live.opened.get(url));
         match opened.and_then(|id| self.model.relay_tasks.get(id)) {
             Some(task) => content_grant(url, task),
+            None if url.ends_with('/') => {
+                let message = "nobody published this folder; publish it first, with the list of its files (`floodway publish URL/ --files LIST`)";
+                refused(url, "not_found", message, None)
+            }
             // Only after the database refused the task and was read again: the node asks once more.
             None => refused(
                 url,
@@ -425,6 +431,10 @@ impl Core {
             Ok(parsed) => parsed,
             Err(error) => return not_allowed(url, &error),
         };
+        if is_folder(&parsed) {
+            let message = "only relays read the files of a folder from their origin";
+            return refused(url, "folder", message, Some(TICKET_RETRY_MS));
+        }
         let by_sid = sid.and_then(|sid| Some(&self.model.contents.get(&sid)?.relay_task));
         let by_task = || {
             let opened = self.live.get(&node).and_then(|live| live.opened.get(url));

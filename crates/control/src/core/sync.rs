@@ -285,8 +285,8 @@ impl Core {
             if bound {
                 continue;
             }
-            if let Ok(parsed) = self.allowed_url(url) {
-                let relay_task = self.open_for_node(parsed.as_str());
+            let parsed = self.allowed_url(url).ok();
+            if let Some(relay_task) = parsed.and_then(|url| self.open_for_node(&url)) {
                 if let Some(live) = self.live.get_mut(&node) {
                     live.opened.insert(url.clone(), relay_task);
                 }

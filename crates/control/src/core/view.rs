@@ -9,7 +9,7 @@ use floodway_proto::Sid;
 use super::Core;
 use super::admin::no_task;
 use super::manifest::phase;
-use crate::db::{ContentState, RelayState, RelayTaskRow, TaskAgentRow, TaskRow};
+use crate::db::{ContentRow, ContentState, RelayState, RelayTaskRow, TaskAgentRow, TaskRow};
 use crate::error::ApiError;
 use crate::tasks::pieces::PieceTable;
 
@@ -81,6 +81,7 @@ impl Core {
         let is_final = relay_task.state == RelayState::Final;
         let torrent = sid.filter(|_| is_final);
         let base = &self.config.base_url;
+        let row = self.model.content_of(relay_task);
         Task {
             task: None,
             relay_task: relay_task.id.clone(),
@@ -90,7 +91,10 @@ impl Core {
             reason: relay_task.reason.clone(),
             url: relay_task.url.clone(),
             to: None,
-            length: self.model.content_of(relay_task).map(|row| row.length),
+            length: row.map(|row| row.length),
+            files: row
+                .and_then(ContentRow::folder)
+                .and_then(|genesis| u32::try_from(genesis.files.len()).ok()),
             growth: sid.and_then(|sid| self.growth(sid)),
             created_us: relay_task.created_us,
             agents: Vec::new(),

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use floodway_api::HexBytes;
 use floodway_api::rest::{Role, SourceBytes};
 use floodway_api::sync::{AgentState, RelayFailureKind};
+use floodway_proto::genesis::Genesis;
 use floodway_proto::record::{Head, Signed};
 use floodway_proto::{InfoHash, Layout, NodeId, PieceIndex, Sha256, Sid};
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,8 @@ pub(crate) enum RelayState {
 pub(crate) struct RelayTaskRow {
     pub(crate) id: String,
     pub(crate) url: String,
+    /// The files of a folder, sorted; empty for a single object, and for a folder that a relay walks.
+    pub(crate) files: Vec<String>,
     pub(crate) state: RelayState,
     pub(crate) reason: Option<String>,
     /// How many contents before the current one were given up because the object changed.
@@ -113,7 +116,16 @@ pub(crate) struct ContentRow {
 impl ContentRow {
     /// How it divides into pieces. `None` only if the row was damaged.
     pub(crate) fn layout(&self) -> Option<Layout> {
-        Layout::new(Some(self.length), self.piece_length).ok()
+        match self.folder() {
+            Some(genesis) => genesis.layout().ok(),
+            None => Layout::new(Some(self.length), self.piece_length).ok(),
+        }
+    }
+
+    /// The genesis, if the content is a folder.
+    pub(crate) fn folder(&self) -> Option<Genesis> {
+        let genesis = Genesis::decode(&self.genesis.0).ok()?;
+        genesis.is_folder().then_some(genesis)
     }
 }
 

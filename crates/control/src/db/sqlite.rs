@@ -197,8 +197,8 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
             sqlx::query("DELETE FROM node WHERE id = $1").bind(&node.0[..])
         }
         Change::RelayTask(row) => sqlx::query(
-            "INSERT INTO relay_task (id, url, state, reason, attempt, sid, pinned, created_us, ended_us) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
+            "INSERT INTO relay_task (id, url, state, reason, attempt, sid, pinned, created_us, ended_us, files) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
              ON CONFLICT (id) DO UPDATE SET state = excluded.state, reason = excluded.reason, \
              attempt = excluded.attempt, sid = excluded.sid, pinned = excluded.pinned, \
              ended_us = excluded.ended_us",
@@ -211,7 +211,8 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
         .bind(row.sid.map(|sid| sid.0.to_vec()))
         .bind(i64::from(row.pinned))
         .bind(row.created_us)
-        .bind(row.ended_us),
+        .bind(row.ended_us)
+        .bind((!row.files.is_empty()).then(|| word(&row.files))),
         Change::RelayFailure(row) => sqlx::query(
             "INSERT INTO relay_failure (relay_task, node, boot, kind, message) \
              VALUES ($1, $2, $3, $4, $5) \
@@ -381,6 +382,12 @@ impl Columns<'_> {
         serde_json::from_value(word).map_err(|error| self.damaged(column, error))
     }
 
+    fn opt_json<T: DeserializeOwned>(&self, column: &str) -> Result<Option<T>, StoreError> {
+        let read =
+            |text: String| serde_json::from_str(&text).map_err(|error| self.damaged(column, error));
+        self.opt_text(column)?.map(read).transpose()
+    }
+
     fn json<T: DeserializeOwned>(&self, column: &str) -> Result<T, StoreError> {
         serde_json::from_str(&self.text(column)?).map_err(|error| self.damaged(column, error))
     }
@@ -417,6 +424,7 @@ fn relay_task(row: &Columns<'_>) -> Result<Change, StoreError> {
     Ok(Change::RelayTask(RelayTaskRow {
         id: row.text("id")?,
         url: row.text("url")?,
+        files: row.opt_json("files")?.unwrap_or_default(),
         state: row.word("state")?,
         reason: row.opt_text("reason")?,
         attempt: row.u32("attempt")?,

@@ -103,6 +103,7 @@ fn contents() -> impl Strategy<Value = Change> {
         Change::RelayTask(RelayTaskRow {
             id,
             url,
+            files: vec!["a/b".into()],
             state,
             reason,
             attempt,

@@ -44,7 +44,7 @@ pub(super) async fn torrent(
             let digests = stored(&app, sid, 0..parts.pieces).await?;
             let genesis = Genesis::decode(&parts.genesis).map_err(broken)?;
             let (tracker, seeds) = (&parts.tracker, &parts.web_seeds);
-            publish::torrent_with_tree(&genesis, format, parts.root, &digests, tracker, seeds)
+            publish::torrent_with_tree(&genesis, format, &digests, tracker, seeds)
                 .map_err(broken)?
         }
     };

@@ -10,7 +10,7 @@ use floodway_proto::record::{
     Fact, FinalNames, LeaseId, OriginDigest, RecordError, SecretKey, Signed, State,
 };
 use floodway_proto::torrents::{Contents, NamesError};
-use floodway_proto::{InfoHash, Layout, Sha1, Sha256, Time, digest, merkle};
+use floodway_proto::{InfoHash, Layout, PieceIndex, Sha1, Sha256, Time, digest, merkle};
 
 use super::pieces::PieceTable;
 use super::records::is_end;
@@ -115,10 +115,13 @@ impl Growing {
     }
 
     fn seal(&mut self, piece: u32, hash: Sha256) -> Result<Fact, FactError> {
+        let located = self.facts.space().locate(piece);
+        let (file, index) = located.unwrap_or((0, piece));
+        let layout = self.layout.of_piece(PieceIndex(piece));
         let fact = Fact {
-            file: 0,
-            layer: merkle::piece_layer(&self.layout).unwrap_or(u8::MAX),
-            index: piece,
+            file,
+            layer: merkle::piece_layer(&layout).unwrap_or(u8::MAX),
+            index,
             hash,
         };
         self.facts.seal(&fact)?;
@@ -183,7 +186,10 @@ impl Growing {
     /// [`NamesError`] when a hash is missing, or that is not its info-hash.
     pub(crate) fn names(&self, v1: InfoHash, sha1s: &[Sha1]) -> Result<FinalNames, NamesError> {
         let contents = Contents::of(&self.genesis, &self.facts)?;
-        let roots = vec![self.facts.pieces_root(0)];
+        let files = (0..=u16::MAX).zip(&self.genesis.files);
+        let roots: Vec<_> = files
+            .map(|(file, _)| self.facts.pieces_root(file))
+            .collect();
         let flavors = self.genesis.final_torrents.flavors;
         let v2 = flavors.v2.then(|| contents.v2_info(&roots)).transpose()?;
         let hybrid = flavors

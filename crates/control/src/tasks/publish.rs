@@ -1,18 +1,22 @@
 //! A content's first record, and the torrent at its end.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use floodway_api::sync::ProbeReport;
 use floodway_proto::bencode::Item;
-use floodway_proto::genesis::{FinalTorrents, Flavors, Genesis, GenesisFile, OriginIdentity};
+use floodway_proto::genesis::{
+    FinalTorrents, Flavors, Genesis, GenesisError, GenesisFile, OriginIdentity,
+};
 use floodway_proto::merkle::{Tree, TreeError};
 use floodway_proto::metainfo::{Info, Metainfo, MetainfoError};
 use floodway_proto::record::PublicKey;
 use floodway_proto::torrents::{Contents, NamesError};
 use floodway_proto::{InfoHash, Layout, PieceIndex, SafeName, Sha1, Sha256, digest};
 
+use super::folder;
 use super::pieces::PieceTable;
 
 /// What torrents say that made them.
@@ -27,6 +31,12 @@ pub(crate) enum ProbeRefused {
         "the origin does not say how long the object is; contents of unknown length are not supported yet, serve it with Content-Length"
     )]
     UnknownLength,
+    #[error("the folder cannot be published: {0}")]
+    Files(String),
+    #[error(
+        "the names and validators of the folder's {files} files do not fit into a genesis record; publish the files in parts, or packed"
+    )]
+    LongList { files: usize },
     #[error("the object is too large: {length} bytes would be more than {PIECES_MAX} pieces")]
     TooLarge { length: u64 },
     #[error(
@@ -47,9 +57,11 @@ pub(crate) struct GenesisTerms {
     pub(crate) created_unix_s: u64,
 }
 
-/// Makes the genesis of a content from the first probe of its origin object.
+/// Makes the genesis of a content from the first probe of its origin object. Of a folder, `asked` are the files that the
+/// relay was told to look for, if it was.
 pub(crate) fn genesis(
     url: &str,
+    asked: &[String],
     probe: &ProbeReport,
     terms: GenesisTerms,
 ) -> Result<Genesis, ProbeRefused> {
@@ -59,17 +71,26 @@ pub(crate) fn genesis(
         nonce,
         created_unix_s,
     } = terms;
-    let length = probe.length.ok_or(ProbeRefused::UnknownLength)?;
-    let piece_length = Layout::default_piece_length(Some(length));
-    let layout = Layout::new(Some(length), piece_length);
-    if layout.is_err() || layout.is_ok_and(|layout| layout.piece_count() > PIECES_MAX) {
-        return Err(ProbeRefused::TooLarge { length });
-    }
     let name = SafeName::new(&probe.name)
-        .or_else(|_| SafeName::from_url_path(url))
+        .or_else(|_| SafeName::from_url_path(url.trim_end_matches('/')))
         .or_else(|_| SafeName::new("content"))
         .map_err(|error| ProbeRefused::Malformed(error.to_string()))?;
+    let is_folder = url.ends_with('/');
     let etag = probe.etag.clone().unwrap_or_default();
+    let files = if is_folder {
+        folder::found(probe, asked)?
+    } else {
+        vec![GenesisFile {
+            path: vec![name.clone()],
+            length: Some(probe.length.ok_or(ProbeRefused::UnknownLength)?),
+            url_suffix: String::new(),
+            etag: etag.clone(),
+            version: String::new(),
+        }]
+    };
+    let lengths = files.iter().filter_map(|file| file.length);
+    let length = lengths.fold(0, u64::saturating_add);
+    let piece_length = Layout::default_piece_length(Some(length));
     let genesis = Genesis {
         created_unix_s,
         final_torrents: FinalTorrents {
@@ -78,13 +99,7 @@ pub(crate) fn genesis(
             source: String::new(),
         },
         keys: vec![key.to_bytes()],
-        files: vec![GenesisFile {
-            path: vec![name.clone()],
-            length: Some(length),
-            url_suffix: String::new(),
-            etag: etag.clone(),
-            version: String::new(),
-        }],
+        files,
         name,
         nonce,
         origin: OriginIdentity {
@@ -94,11 +109,19 @@ pub(crate) fn genesis(
             version: String::new(),
         },
         piece_length,
-        strong: probe.etag.is_some(),
+        strong: is_folder || probe.etag.is_some(),
         trust: 0,
     };
     // What nodes would refuse must not become a content.
-    Genesis::decode(&genesis.encode()).map_err(|error| ProbeRefused::Malformed(error.to_string()))
+    Genesis::decode(&genesis.encode()).map_err(|error| match error {
+        GenesisError::Layout(_) | GenesisError::TooManyPieces(_) => {
+            ProbeRefused::TooLarge { length }
+        }
+        GenesisError::Bencode(_) if is_folder => ProbeRefused::LongList {
+            files: genesis.files.len(),
+        },
+        error => ProbeRefused::Malformed(error.to_string()),
+    })
 }
 
 /// What a complete content is called in the world of stock clients.
@@ -107,7 +130,7 @@ pub(crate) struct Published {
     /// The raw v1 info dict.
     pub(crate) info: Vec<u8>,
     pub(crate) info_hash: InfoHash,
-    /// The BEP 52 root; an empty file has none.
+    /// The BEP 52 root of a single file; an empty file has none.
     pub(crate) root: Option<Sha256>,
 }
 
@@ -126,20 +149,19 @@ pub(crate) fn publish(
     layout: &Layout,
     pieces: &PieceTable,
 ) -> Result<Published, PublishError> {
-    let root = match Tree::new(layout) {
-        Err(TreeError::NoTree) => None,
-        Err(error) => return Err(error.into()),
-        Ok(mut tree) => {
-            for (piece, (node, _)) in (0..).zip(pieces.digests()) {
-                tree.insert_piece(PieceIndex(piece), *node)?;
-            }
-            tree.root()
-        }
+    let nodes: Vec<Sha256> = pieces.digests().iter().map(|(node, _)| *node).collect();
+    let root = match layout.files() {
+        Some(_) => None,
+        None => root_of(layout, &nodes)?,
     };
+    let files = layout.files().unwrap_or_default().iter();
     let sha1s: Arc<[_]> = pieces.digests().iter().map(|(_, sha1)| *sha1).collect();
     let metainfo = Metainfo::new(Info {
         name,
         length: layout.length().unwrap_or_default(),
+        files: files
+            .map(|file| (file.path.clone(), file.length()))
+            .collect(),
         piece_length: layout.piece_length(),
         pieces: sha1s,
         private: true,
@@ -149,6 +171,18 @@ pub(crate) fn publish(
         info_hash: metainfo.info_hash,
         root,
     })
+}
+
+/// BEP 52's root of one file from the nodes of all its pieces; an empty file has none.
+fn root_of(file: &Layout, nodes: &[Sha256]) -> Result<Option<Sha256>, TreeError> {
+    let mut tree = match Tree::new(file) {
+        Err(TreeError::NoTree) => return Ok(None),
+        tree => tree?,
+    };
+    for (piece, node) in (0..).zip(nodes) {
+        tree.insert_piece(PieceIndex(piece), *node)?;
+    }
+    Ok(tree.root())
 }
 
 /// The forms of a standard torrent.
@@ -193,15 +227,36 @@ impl fmt::Display for Format {
 pub(crate) fn torrent_with_tree(
     genesis: &Genesis,
     format: Format,
-    root: Option<Sha256>,
     digests: &[(Sha256, Sha1)],
     tracker: &str,
     web_seeds: &[String],
 ) -> Result<Vec<u8>, NamesError> {
-    let length = genesis.length().ok_or(NamesError::Length)?;
+    let mut files = Vec::new();
+    let (mut roots, mut layers) = (Vec::new(), BTreeMap::new());
+    let mut rest = digests;
+    for (file, at) in genesis.files.iter().zip(0..=u16::MAX) {
+        let length = file.length.ok_or(NamesError::Length)?;
+        let wrong = |_| NamesError::Root(at);
+        let layout =
+            Layout::new(Some(length), genesis.piece_length).map_err(|_| NamesError::Root(at))?;
+        let count = layout.piece_count() as usize;
+        let (own, later) = rest.split_at_checked(count).ok_or(NamesError::Root(at))?;
+        rest = later;
+        let nodes: Vec<Sha256> = own.iter().map(|(node, _)| *node).collect();
+        let root = root_of(&layout, &nodes).map_err(wrong)?;
+        // BEP 52: of files that are longer than a piece only.
+        if let Some(root) = root.filter(|_| length > u64::from(genesis.piece_length)) {
+            layers.insert(
+                root.0,
+                nodes.iter().flat_map(|node| node.0).collect::<Vec<u8>>(),
+            );
+        }
+        roots.push(root);
+        files.push((file.path.clone(), length));
+    }
     let contents = Contents {
         name: genesis.name.clone(),
-        files: vec![(vec![genesis.name.clone()], length)],
+        files,
         piece_length: genesis.piece_length,
         private: genesis.final_torrents.private,
         source: genesis.final_torrents.source.clone(),
@@ -209,13 +264,12 @@ pub(crate) fn torrent_with_tree(
     let sha1s: Vec<_> = digests.iter().map(|(_, sha1)| *sha1).collect();
     let info = match format {
         Format::V1 => contents.v1_info(&sha1s)?,
-        Format::V2 => contents.v2_info(&[root])?,
-        Format::Hybrid => contents.hybrid_info(&sha1s, &[root])?,
+        Format::V2 => contents.v2_info(&roots)?,
+        Format::Hybrid => contents.hybrid_info(&sha1s, &roots)?,
     };
-    // BEP 52: of files that are longer than a piece only.
-    let layer: Vec<u8> = digests.iter().flat_map(|(node, _)| node.0).collect();
-    let root = root.filter(|_| length > u64::from(genesis.piece_length));
-    let layers = root.iter().map(|root| (&root.0[..], Item::Bytes(&layer)));
+    let layers = layers
+        .iter()
+        .map(|(root, layer)| (&root[..], Item::Bytes(layer)));
     let seeds = web_seeds.iter().map(|url| Item::text(url)).collect();
     let torrent = Item::dict_of_some([
         ("announce", Some(Item::text(tracker))),
@@ -257,6 +311,7 @@ mod tests {
             last_modified: None,
             ranges: true,
             name: "disk.img".into(),
+            files: Vec::new(),
         }
     }
 
@@ -273,15 +328,15 @@ mod tests {
 
     #[test]
     fn a_new_nonce_gives_a_new_swarm() {
-        let one = genesis(URL, &probe(Some(1000)), terms(1)).unwrap();
-        let two = genesis(URL, &probe(Some(1000)), terms(2)).unwrap();
+        let one = genesis(URL, &[], &probe(Some(1000)), terms(1)).unwrap();
+        let two = genesis(URL, &[], &probe(Some(1000)), terms(2)).unwrap();
         assert_ne!(one.sid(), two.sid());
         assert!(one.strong && one.final_torrents.private);
     }
 
     #[test]
     fn what_cannot_become_a_content_is_refused_with_a_reason() {
-        let refused = |probe| genesis(URL, &probe, terms(1)).unwrap_err();
+        let refused = |probe| genesis(URL, &[], &probe, terms(1)).unwrap_err();
         assert_eq!(refused(probe(None)), ProbeRefused::UnknownLength);
         let length = 1 << 50;
         assert_eq!(
@@ -300,7 +355,7 @@ mod tests {
             ..probe(Some(1))
         };
         assert_eq!(
-            genesis(URL, &evil, terms(1)).unwrap().name.as_str(),
+            genesis(URL, &[], &evil, terms(1)).unwrap().name.as_str(),
             "disk.img"
         );
     }

@@ -361,6 +361,7 @@ pub(crate) fn probe(length: u64) -> ProbeReport {
         last_modified: None,
         ranges: true,
         name: "disk.img".into(),
+        files: Vec::new(),
     }
 }
 

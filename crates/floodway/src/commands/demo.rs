@@ -231,6 +231,7 @@ impl Fleet {
         let start = Instant::now();
         let create = CreateTask {
             url: self.url(input),
+            files: None,
             to: Some("all".into()),
         };
         let created = self.client.create_task(&create).await.map_err(failure)?;

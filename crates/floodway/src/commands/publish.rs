@@ -1,5 +1,6 @@
 //! `floodway publish`: bring a file to the relays and, with `--to`, onto agents.
 
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -16,14 +17,19 @@ use crate::{human, later, runtime, say, signals};
 
 /// How often control is asked while waiting.
 const POLL: Duration = Duration::from_millis(250);
+/// The longest list of files in bytes.
+const LIST_MAX: u64 = 4 << 20;
 /// How long control may be away while waiting.
 const PATIENCE: Duration = Duration::from_mins(1);
 
 #[derive(Args, Debug)]
 pub(crate) struct PublishArgs {
-    /// The origin object: http(s)://…, or file:///… on the relays
+    /// The origin object: http(s)://…, or file:///… on the relays; with `/` at the end a folder
     #[arg(value_name = "URL")]
     url: String,
+    /// The files of a folder: a text file with one path relative to URL a line; `file:///…/` is walked without it
+    #[arg(long, value_name = "LIST")]
+    files: Option<PathBuf>,
     /// Agents by label, `K=V[,K=V…]` (all must match), or `all`; else only the relays get it
     #[arg(long, value_name = "LABELS")]
     to: Option<String>,
@@ -40,9 +46,10 @@ pub(crate) struct PublishArgs {
 pub(crate) fn run(args: PublishArgs) -> Outcome {
     later::refuse_scheme(&args.url)?;
     let client = args.client.operator()?;
+    let files = args.files.as_deref().map(read_list).transpose()?;
     runtime::small()?.block_on(async {
         let shutdown = signals::shutdown()?;
-        let create = CreateTask { url: args.url, to: args.to };
+        let create = CreateTask { url: args.url, files, to: args.to };
         let task = client.create_task(&create).await.map_err(failure)?;
         if !args.wait {
             task::print(&task, args.json);
@@ -66,6 +73,23 @@ pub(crate) fn run(args: PublishArgs) -> Outcome {
             }
         }
     })
+}
+
+/// Reads a list of files: one path a line; empty lines do not count.
+fn read_list(path: &Path) -> Result<Vec<String>, Failure> {
+    let unusable =
+        |problem: String| Failure::usage(format!("--files `{}`: {problem}", path.display()));
+    let length = std::fs::metadata(path)
+        .map_err(|error| unusable(error.to_string()))?
+        .len();
+    if length > LIST_MAX {
+        return Err(unusable(format!(
+            "{length} bytes are more than the limit of {LIST_MAX}"
+        )));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;
+    let lines = text.lines().filter(|line| !line.is_empty());
+    Ok(lines.map(str::to_owned).collect())
 }
 
 enum End {

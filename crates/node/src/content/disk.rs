@@ -49,7 +49,11 @@ pub(super) async fn open(
     spec: &ContentSpec,
     events: mpsc::UnboundedSender<StoreEvent>,
 ) -> Result<(Store, Opened), AddError> {
-    let (layout, hashes, target) = (spec.layout, spec.hashes.clone(), spec.target.clone());
+    let (layout, hashes, target) = (
+        spec.layout.clone(),
+        spec.hashes.clone(),
+        spec.target.clone(),
+    );
     let (identity, linear_digest) = (spec.identity, spec.linear_digest);
     let buffer_limit = session.buffer_limit();
     let opening = tokio::task::spawn_blocking(move || match target {
@@ -71,8 +75,8 @@ pub(super) async fn open(
             Ok(Store::open(spec, move |event| drop(events.send(event)))?)
         }
         Target::Seed { path, known } => {
-            let (store, opened) = Store::seed(&path, layout, &hashes, known, |_| ())?;
             let pieces = layout.piece_count();
+            let (store, opened) = Store::seed(&path, layout, &hashes, known, |_| ())?;
             match pieces - opened.have.count() {
                 0 => Ok((store, opened)),
                 wrong => Err(AddError::NotThisContent {
@@ -127,10 +131,7 @@ pub(super) fn has(shared: &Shared, range: &Range<u64>) -> bool {
     if range.end > shared.layout.length().unwrap_or(0) || range.start > range.end {
         return false;
     }
-    let have = store.have();
-    let piece_length = u64::from(shared.layout.piece_length());
-    let mut pieces = range.start / piece_length..range.end.div_ceil(piece_length);
-    range.is_empty() || pieces.all(|piece| u32::try_from(piece).is_ok_and(|piece| have.get(piece)))
+    range.is_empty() || shared.covers(&store.have(), range)
 }
 
 pub(super) async fn read(shared: &Shared, range: Range<u64>) -> Result<Bytes, ReadError> {

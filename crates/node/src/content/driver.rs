@@ -132,7 +132,7 @@ pub(crate) async fn start(session: &Session, mut spec: ContentSpec) -> Result<Co
         Bitfield::new(spec.layout.piece_count())
     };
     let shared = Arc::new(Shared {
-        layout: spec.layout,
+        layout: spec.layout.clone(),
         wire_limits: WireLimits::for_pieces(spec.layout.piece_count()),
         sid: spec.sid,
         is_final: AtomicBool::new(spec.verifiable),
@@ -218,7 +218,7 @@ fn swarm(session: &Session, spec: &ContentSpec, opened: &Opened) -> Swarm {
         verifiable: spec.verifiable,
         growing: spec.growth.is_some(),
     };
-    Swarm::new(config, spec.layout, start, fastrand::u64(..))
+    Swarm::new(config, spec.layout.clone(), start, fastrand::u64(..))
 }
 
 /// Takes what is known of a growing content's hashes out of the spec.
@@ -515,7 +515,9 @@ impl Driver {
             }
             Output::Send { peer, message } => self.order(peer, PeerOut::Message(message)),
             Output::Claims { peer, claims } => self.order(peer, PeerOut::Claims(claims)),
-            Output::SendBlock { peer, block } => self.order(peer, PeerOut::Block(block)),
+            Output::SendBlock { peer, block, zeros } => {
+                self.order(peer, PeerOut::Block { block, zeros });
+            }
             Output::Store { block, buf } => {
                 if let Some(data) = self.park.take(buf) {
                     self.store.put(block, data);

@@ -104,7 +104,7 @@ impl Growing {
         let is_proven = self.gossip.manifest().facts().is_verifiable(piece.0);
         if let Some(node) = digest.node.filter(|_| !is_proven) {
             self.unproven
-                .insert(piece.0, whole_piece_node(node, layout));
+                .insert(piece.0, whole_piece_node(node, &layout.of_piece(piece)));
             self.looks_at_own = true;
         }
     }

@@ -63,7 +63,11 @@ pub(crate) enum PeerOut {
     Claims(HttpClaims),
     /// About the records and hashes of a growing content.
     Manifest(ManifestMessage),
-    Block(BlockId),
+    Block {
+        block: BlockId,
+        /// How many zeros follow its own bytes.
+        zeros: u32,
+    },
 }
 
 /// Who may read sockets now: back-pressure by the store.

@@ -102,6 +102,18 @@ pub struct HttpSource {
     pub access: Access,
     /// The allow-list, asked about the URL and about every redirect.
     pub check: Option<Arc<dyn UrlCheck>>,
+    /// Of a folder at its origin: where each of its files is, in their order. Then `expect` does not count, and `url` only
+    /// names the source. `None`: `url` has all bytes of the content.
+    pub files: Option<Arc<[SourceFile]>>,
+}
+
+/// One file of a folder at its origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFile {
+    /// Where.
+    pub url: SourceUrl,
+    /// What every reply must agree with.
+    pub expect: Expectation,
 }
 
 impl HttpSource {
@@ -111,6 +123,7 @@ impl HttpSource {
             && self.bearer == other.bearer
             && self.access == other.access
             && self.expect == other.expect
+            && self.files == other.files
     }
 }
 

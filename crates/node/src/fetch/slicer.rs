@@ -92,7 +92,7 @@ mod tests {
     fn blocks(first: u64, start: u64, end: u64, size: usize) -> Vec<(u64, Bytes)> {
         let layout = Layout::new(Some(LENGTH), 32_768).unwrap();
         let all = Bytes::from(content());
-        let mut slicer = Slicer::new(layout, first, start);
+        let mut slicer = Slicer::new(layout.clone(), first, start);
         let body = all.slice(usize::try_from(first).unwrap()..);
         let chunks = body.chunks(size).map(Bytes::copy_from_slice);
         let items = chunks

@@ -105,6 +105,7 @@ impl GetError {
                 | OpenError::TargetDiffers(_)
                 | OpenError::NotAFileName(_)
                 | OpenError::NoFolder(_)
+                | OpenError::FolderExists(_)
                 | OpenError::IsFolder(_) => 2,
                 OpenError::WrongLength { .. } => 3,
                 _ => 1,

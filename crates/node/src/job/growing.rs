@@ -32,6 +32,7 @@ pub(super) async fn by_genesis(job: &mut Job, genesis: &Genesis) -> Result<Fetch
     let length = layout.length();
     let growth = growth(job, genesis).map_err(|error| unusable(&error))?;
     let path = job.rules.place.path(&genesis.name);
+    let digest = job.wants_digest(&layout, &path)?;
     (job.listener)(GetEvent::Found {
         path: path.clone(),
         length,
@@ -44,14 +45,14 @@ pub(super) async fn by_genesis(job: &mut Job, genesis: &Genesis) -> Result<Fetch
         identity: sid.0,
         target: Target::File {
             path,
-            overwrite: job.rules.overwrite,
+            overwrite: job.rules.overwrite && !genesis.is_folder(),
             rename_when_done: job.rules.sha256.is_none(),
         },
         prefer: job.rules.prefer,
         order: job.rules.order,
         foreground: job.rules.foreground,
         limits: job.rules.limits,
-        linear_digest: job.rules.linear_digest || job.rules.sha256.is_some(),
+        linear_digest: digest,
         peers: job.rules.peers.clone(),
         trackers: Vec::new(),
         sources: Vec::new(),

@@ -14,7 +14,7 @@ mod transfer;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ use floodway_origin::{SourceUrl, UrlCheck};
 use floodway_proto::genesis::Genesis;
 use floodway_proto::metainfo::Metainfo;
 use floodway_proto::record::Head;
-use floodway_proto::{SafeName, Sha256, Sid};
+use floodway_proto::{Layout, SafeName, Sha256, Sid};
 use floodway_swarm::{Counters, Limits, Order, Prefer};
 use tokio::sync::{mpsc, watch};
 use url::Url;
@@ -377,14 +377,36 @@ impl Job {
             genesis_kept: sid
                 .is_some_and(|sid| data.is_some_and(|data| data.genesis(sid).is_some())),
             no_p2p: self.rules.no_p2p,
-            // Under control a file: URL is a path on the relays, not here.
-            has_url: self
-                .url
-                .as_ref()
-                .is_some_and(|url| self.link.is_none() || url.file_path().is_none()),
+            // Under control a file: URL is a path on the relays, not here; and only relays read the files of folders.
+            has_url: self.url.as_ref().is_some_and(|url| {
+                let is_folder = url.as_url().path().ends_with('/');
+                self.link.is_none() || (url.file_path().is_none() && !is_folder)
+            }),
             no_origin: self.rules.no_origin,
             foreground: self.rules.foreground,
         }
+    }
+
+    /// Whether the SHA-256 of the whole is computed: a folder has none.
+    ///
+    /// # Errors
+    /// [`GetError::Usage`] when the rules ask for what only a single file has.
+    fn wants_digest(&self, layout: &Layout, path: &Path) -> Result<bool, GetError> {
+        let rules = &self.rules;
+        if layout.files().is_none() {
+            return Ok(rules.linear_digest || rules.sha256.is_some());
+        }
+        if rules.sha256.is_some() {
+            let message = "--sha256 is that of one file, but this content is a folder of files; each of them is verified by its hashes";
+            return Err(GetError::Usage(message.into()));
+        }
+        if rules.overwrite && path.exists() {
+            return Err(GetError::Usage(format!(
+                "--overwrite replaces files, not whole folders: remove `{}`, or choose another place with -o",
+                path.display()
+            )));
+        }
+        Ok(false)
     }
 
     fn data(&self) -> Option<&DataDir> {

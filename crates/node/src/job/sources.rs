@@ -50,6 +50,7 @@ pub(super) fn web_seed(url: &str, name: &SafeName, length: u64) -> Option<HttpSo
         expect,
         access: Access::Ranges,
         check: None,
+        files: None,
     })
 }
 
@@ -107,6 +108,7 @@ pub(super) fn relays(
                 },
                 access: Access::Ranges,
                 check: None,
+                files: None,
             })
         })
         .collect()

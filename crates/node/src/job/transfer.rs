@@ -45,6 +45,8 @@ pub(super) async fn by_torrent(
         // Under control the relays come with each sync.
         Some(_) => Vec::new(),
         None if job.rules.no_origin => Vec::new(),
+        // Those of a folder are read file by file, which only relays do.
+        None if layout.files().is_some() => Vec::new(),
         None => torrent
             .web_seeds
             .iter()
@@ -63,6 +65,7 @@ pub(super) async fn by_torrent(
         trackers
     };
     let path = job.rules.place.path(&info.name);
+    let digest = job.wants_digest(&layout, &path)?;
     let nobody = peers.is_empty() && trackers.is_empty() && fixed.is_empty();
     // A file that is there already needs nobody: it is verified.
     if sid.is_none() && nobody && !path.exists() {
@@ -87,14 +90,14 @@ pub(super) async fn by_torrent(
         ),
         target: Target::File {
             path,
-            overwrite: job.rules.overwrite,
+            overwrite: job.rules.overwrite && info.files.is_empty(),
             rename_when_done: job.rules.sha256.is_none(),
         },
         prefer: job.rules.prefer,
         order: job.rules.order,
         foreground: job.rules.foreground,
         limits: job.rules.limits,
-        linear_digest: job.rules.linear_digest || job.rules.sha256.is_some(),
+        linear_digest: digest,
         peers,
         trackers,
         sources: fixed.clone(),

@@ -32,6 +32,8 @@ pub(super) struct Batch {
     parts: Vec<(Range<usize>, Range<usize>)>,
     /// What to read into `data`: bytes of the content, and where to.
     extents: Vec<(Range<u64>, usize)>,
+    /// Parts of `data` that are zeros: padding.
+    zeros: Vec<Range<usize>>,
     blocks: Vec<BlockId>,
 }
 
@@ -66,17 +68,29 @@ impl Batch {
                     Message::Extended { id, payload }.encode(&mut batch.heads);
                     batch.part(head, 0);
                 }
-                PeerOut::Block(block) => {
+                PeerOut::Block { block, zeros } => {
                     let bytes = layout.block_bytes(*block);
-                    let length = layout.block_size(*block);
+                    let length = layout.block_size(*block) + zeros;
                     if batch.data_length > 0 && batch.data_length + length as usize > bytes_max {
                         break;
                     }
                     let begin = layout.block_begin(*block);
                     wire::encode_piece_header(block.piece.0, begin, length, &mut batch.heads);
+                    let at = batch.data_length;
+                    let end = at + length as usize;
+                    if *zeros > 0 {
+                        batch.zeros.push(end - *zeros as usize..end);
+                    }
                     match batch.extents.last_mut() {
-                        Some((extent, _)) if extent.end == bytes.start => extent.end = bytes.end,
-                        _ => batch.extents.push((bytes, batch.data_length)),
+                        _ if bytes.is_empty() => {}
+                        // In the content, and in the buffer: no zeros lie between.
+                        Some((extent, place))
+                            if extent.end == bytes.start
+                                && (extent.end - extent.start) == (at - *place) as u64 =>
+                        {
+                            extent.end = bytes.end;
+                        }
+                        _ => batch.extents.push((bytes, at)),
                     }
                     batch.part(head, length as usize);
                     batch.blocks.push(*block);
@@ -121,6 +135,9 @@ impl Batch {
     /// The first piece that cannot be read.
     pub(super) fn read(&mut self, buffer: Vec<u8>, content: &Shared) -> Result<(), PieceIndex> {
         self.data = buffer;
+        for zeros in &self.zeros {
+            self.data[zeros.clone()].fill(0);
+        }
         for (bytes, at) in &self.extents {
             let lost = content
                 .layout
@@ -166,10 +183,9 @@ mod tests {
     fn order_is_kept_and_neighbours_are_read_at_once() {
         let layout = Layout::new(Some(1 << 20), 64 * 1024).unwrap();
         let block = |piece, index| {
-            PeerOut::Block(BlockId {
-                piece: PieceIndex(piece),
-                index,
-            })
+            let piece = PieceIndex(piece);
+            let block = BlockId { piece, index };
+            PeerOut::Block { block, zeros: 0 }
         };
         let mut queue = VecDeque::from([
             PeerOut::Message(Message::Unchoke),
@@ -210,13 +226,37 @@ mod tests {
     }
 
     #[test]
+    fn padding_is_sent_as_zeros() {
+        let name = |name: &str| vec![floodway_proto::SafeName::new(name).unwrap()];
+        let files = [(name("a"), 5), (name("b"), 40_000)];
+        let layout = Layout::folder(files, 32 * 1024).unwrap();
+        let block = |piece, index, zeros| {
+            let piece = PieceIndex(piece);
+            let block = BlockId { piece, index };
+            PeerOut::Block { block, zeros }
+        };
+        let queue = [
+            block(0, 0, 16_379),
+            block(0, 1, 16_384),
+            block(1, 0, 0),
+            block(1, 1, 0),
+        ];
+        let mut batch = Batch::fill(&mut queue.into(), &layout, 1 << 20, Ids::default());
+        let extents = [(0..5, 0), (5..32_773, 32_768)];
+        assert_eq!(batch.extents, extents);
+        assert_eq!(batch.zeros, [5..16_384, 16_384..32_768]);
+        batch.data = vec![7; batch.data_length];
+        let lengths: Vec<_> = batch.slices().iter().map(|slice| slice.len()).collect();
+        assert_eq!(lengths, [13, 16384, 13, 16384, 13, 16384, 13, 16384]);
+    }
+
+    #[test]
     fn a_batch_has_a_limit_but_takes_one_block_at_least() {
         let layout = Layout::new(Some(1 << 20), 64 * 1024).unwrap();
         let block = |index| {
-            PeerOut::Block(BlockId {
-                piece: PieceIndex(0),
-                index,
-            })
+            let piece = PieceIndex(0);
+            let block = BlockId { piece, index };
+            PeerOut::Block { block, zeros: 0 }
         };
         let mut queue = VecDeque::from([block(0), block(1), block(2)]);
         assert_eq!(

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use floodway_api::sync::{ContentReport, RelayContent, RelayFailure, RelayFailureKind};
 use floodway_origin::{Access, SourceUrl, UrlCheck};
 use floodway_proto::facts::Accept;
-use floodway_proto::genesis::Genesis;
+use floodway_proto::genesis::{Genesis, GenesisFile};
 use floodway_proto::manifest::Manifest;
 use floodway_proto::metainfo::Metainfo;
 use floodway_proto::record::{Head, Signed};
@@ -14,11 +14,12 @@ use floodway_proto::{PieceIndex, SafeName, Sid};
 use floodway_store::Hashes;
 use floodway_swarm::{Limits, Order as PieceOrder, Prefer, SourceClass};
 
+use super::folder::file_url;
 use super::work::{News, Note, Tools, failure};
 use crate::manifest::unix_us;
 use crate::node::add_known;
 use crate::origin_source::{expectation, same_host};
-use crate::{Content, ContentSpec, Growth, HttpSource, State, Target};
+use crate::{Content, ContentSpec, Growth, HttpSource, SourceFile, State, Target};
 
 /// A final content of which nobody has the missing pieces for so long is read from the origin again.
 const ALONE: Duration = Duration::from_secs(30);
@@ -87,6 +88,8 @@ impl Held {
             .map_err(|error| local(&error))?;
         let check: Arc<dyn UrlCheck> = same_host(url);
         let layout = genesis.layout().map_err(|error| local(&error))?;
+        let files = genesis.is_folder().then(|| source_files(url, &genesis));
+        let files = files.transpose().map_err(|error| local(&error))?;
         let origin = HttpSource {
             url: url.clone(),
             class: SourceClass::Origin,
@@ -102,6 +105,7 @@ impl Held {
                 Access::OneGet
             },
             check: Some(check),
+            files,
         };
         let path = folder.join(genesis.name.as_str());
         let mut spec = ContentSpec {
@@ -271,6 +275,18 @@ impl Held {
             changed,
         }
     }
+}
+
+/// Where the files of a folder are, and which versions of them are meant.
+fn source_files(folder: &SourceUrl, genesis: &Genesis) -> Result<Arc<[SourceFile]>, String> {
+    let file = |file: &GenesisFile| {
+        let length = file.length.unwrap_or(0);
+        Ok(SourceFile {
+            url: file_url(folder, &file.url_suffix)?,
+            expect: expectation(length, &file.etag, ""),
+        })
+    };
+    genesis.files.iter().map(file).collect()
 }
 
 /// What this relay knows of the content's hashes from earlier runs.

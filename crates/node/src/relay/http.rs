@@ -117,7 +117,7 @@ impl Serving {
 pub fn content_router(serving: Serving) -> Router {
     Router::new()
         .route("/api/v1/s/{sid}/data", get(by_header))
-        .route("/api/v1/w/{capability}/{name}", get(by_path))
+        .route("/api/v1/w/{capability}/{*path}", get(by_path))
         .with_state(serving)
 }
 
@@ -154,17 +154,60 @@ async fn by_header(
     if opened != sid {
         return Err(Refusal::OtherContent);
     }
-    serve(&serving, sid, &method, &headers)
+    let served = serving.get(sid).ok_or(Refusal::NoSuchContent)?;
+    let whole = View {
+        bytes: 0..served.content.length(),
+        etag: format!("\"{sid}\""),
+        name: served.name.clone(),
+    };
+    serve(&serving, served.content, whole, &method, &headers)
 }
 
 async fn by_path(
     State(serving): State<Serving>,
-    Path((token, _name)): Path<(String, String)>,
+    Path((token, path)): Path<(String, String)>,
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let sid = serving.opens(&token)?;
-    serve(&serving, sid, &method, &headers)
+    let served = serving.get(sid).ok_or(Refusal::NoSuchContent)?;
+    let view = View::of(&served, sid, &path)?;
+    serve(&serving, served.content, view, &method, &headers)
+}
+
+/// What a URL names of a content: all of it, or one file of a folder.
+struct View {
+    /// Its bytes within the content.
+    bytes: Range<u64>,
+    etag: String,
+    name: SafeName,
+}
+
+impl View {
+    /// Of a single file the path is of no consequence. That of a file in a folder is the folder's name and the path within
+    /// it, as web seeds are asked (BEP 19).
+    fn of(served: &Served, sid: Sid, path: &str) -> Result<Self, Refusal> {
+        let Served { content, name } = served;
+        let Some(files) = content.layout().files() else {
+            return Ok(Self {
+                bytes: 0..content.length(),
+                etag: format!("\"{sid}\""),
+                name: name.clone(),
+            });
+        };
+        let inner = path.strip_prefix(name.as_str());
+        let inner = inner.and_then(|path| path.strip_prefix('/'));
+        let at = files
+            .iter()
+            .position(|file| Some(file.path_text().as_str()) == inner);
+        let at = at.ok_or(Refusal::NoSuchFile)?;
+        let file = &files[at];
+        Ok(Self {
+            bytes: file.bytes.clone(),
+            etag: format!("\"{sid}.{at}\""),
+            name: file.path.last().unwrap_or(name).clone(),
+        })
+    }
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
@@ -174,16 +217,16 @@ fn text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str
 /// Answers a request that has shown its capability.
 fn serve(
     serving: &Serving,
-    sid: Sid,
+    content: Content,
+    view: View,
     method: &Method,
     headers: &HeaderMap,
 ) -> Result<Response, Refusal> {
-    let Served { content, name } = serving.get(sid).ok_or(Refusal::NoSuchContent)?;
+    let View { bytes, etag, name } = view;
     let state = content.progress().borrow().state.clone();
     if matches!(state, ContentState::Checking | ContentState::Failed(_)) {
         return Err(Refusal::NotComplete);
     }
-    let etag = format!("\"{sid}\"");
     let decision = condition(
         &etag,
         text(headers, &header::IF_MATCH),
@@ -203,7 +246,7 @@ fn serve(
         Condition::Go { ranges } => ranges && *method == Method::GET,
     };
     let reply = reply.header(header::CONTENT_DISPOSITION, disposition(&name));
-    let length = content.length();
+    let length = bytes.end - bytes.start;
     let header = if ranges {
         text(headers, &header::RANGE)
     } else {
@@ -232,11 +275,18 @@ fn serve(
             (reply, multipart(&parts, length, &boundary))
         }
     };
-    let bytes: u64 = segments.iter().map(Segment::length).sum();
-    let reply = reply.header(header::CONTENT_LENGTH, bytes);
+    let sent: u64 = segments.iter().map(Segment::length).sum();
+    let reply = reply.header(header::CONTENT_LENGTH, sent);
     if *method == Method::HEAD {
         return finish(reply, Body::empty());
     }
+    let segments = segments.into_iter().map(|segment| match segment {
+        Segment::Content(part) => {
+            Segment::Content(bytes.start + part.start..bytes.start + part.end)
+        }
+        text @ Segment::Text(_) => text,
+    });
+    let segments = segments.collect();
     finish(
         reply,
         stream_of(content, serving.0.session.get().cloned(), segments),
@@ -355,6 +405,7 @@ enum Refusal {
     Expired,
     OtherContent,
     NoSuchContent,
+    NoSuchFile,
     NoSuchPath,
     NotComplete,
     NotReady,
@@ -390,6 +441,11 @@ impl Refusal {
                 StatusCode::NOT_FOUND,
                 "not_found",
                 "this relay does not have that content; ask control which relays do",
+            ),
+            Self::NoSuchFile => (
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "the folder has no such file: ask for FOLDER/PATH, as its torrent names them",
             ),
             Self::NoSuchPath => (
                 StatusCode::NOT_FOUND,

@@ -5,6 +5,7 @@
 //! (and for probes); a piece is offered, to peers and over HTTP, once control has signed what it must hash to and its
 //! hash agrees.
 
+mod folder;
 mod held;
 mod http;
 mod pending;
@@ -217,6 +218,7 @@ impl Relay {
         let work = Work {
             task: order.relay_task.clone(),
             url: order.url.clone(),
+            files: order.files.clone(),
             tools: Arc::clone(&self.tools),
             orders: seen,
             notes: self.notes.clone(),

@@ -15,6 +15,7 @@ use floodway_proto::{SafeName, Sid};
 use floodway_swarm::SourceClass;
 use tokio::sync::{mpsc, watch};
 
+use super::folder;
 use super::held::{Held, OpenFailure};
 use super::http::Serving;
 use crate::control_client::ControlClient;
@@ -82,6 +83,8 @@ pub(super) struct Tools {
 pub(super) struct Work {
     pub(super) task: String,
     pub(super) url: String,
+    /// The files of a folder, if control named them.
+    pub(super) files: Vec<String>,
     pub(super) tools: Arc<Tools>,
     pub(super) orders: watch::Receiver<Order>,
     pub(super) notes: mpsc::UnboundedSender<(String, Note)>,
@@ -164,6 +167,9 @@ impl Work {
 
     /// Asks the origin what the object is.
     async fn probe(&mut self, url: &SourceUrl) -> Result<(), RelayFailure> {
+        if folder::is_folder(url) {
+            return self.probe_folder(url).await;
+        }
         let name = SafeName::from_url_path(url.as_str())
             .map_err(|error| failure(RelayFailureKind::Refused, format!("url: {error}")))?;
         let (session, check) = (self.tools.session.clone(), same_host(url));
@@ -181,6 +187,26 @@ impl Work {
             last_modified: found.last_modified.clone(),
             ranges: found.access() == Access::Ranges,
             name: name.as_str().to_owned(),
+            files: Vec::new(),
+        }));
+        Ok(())
+    }
+
+    async fn probe_folder(&mut self, url: &SourceUrl) -> Result<(), RelayFailure> {
+        let name = folder::name_of(url)?;
+        let (session, check) = (self.tools.session.clone(), same_host(url));
+        let listed = self.files.clone();
+        let files = tokio::select! {
+            files = folder::probe(&session, url, &listed, &check) => files?,
+            _ = self.reordered(None) => return Ok(()),
+        };
+        self.tell(Note::Probed(ProbeReport {
+            length: None,
+            etag: None,
+            last_modified: None,
+            ranges: true,
+            name: name.as_str().to_owned(),
+            files,
         }));
         Ok(())
     }
@@ -334,7 +360,7 @@ impl Work {
 }
 
 /// An origin that is away for a moment does not fail a task.
-async fn patient_probe(
+pub(super) async fn patient_probe(
     session: &Session,
     url: &SourceUrl,
     check: &Arc<dyn UrlCheck>,
@@ -356,7 +382,7 @@ pub(super) fn failure(kind: RelayFailureKind, message: String) -> RelayFailure {
 }
 
 /// What an origin's error means for the task.
-fn of_origin(error: &OriginError) -> RelayFailure {
+pub(super) fn of_origin(error: &OriginError) -> RelayFailure {
     let kind = match error.kind() {
         ErrorKind::NotFound => RelayFailureKind::NotFound,
         ErrorKind::Refused | ErrorKind::NotAllowed => RelayFailureKind::Refused,

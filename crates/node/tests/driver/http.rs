@@ -139,6 +139,7 @@ impl Server {
             },
             access,
             check: None,
+            files: None,
         }
     }
 }

@@ -60,7 +60,7 @@ impl Kit {
         ContentSpec {
             names: vec![Self::name()],
             sid: Some(Sid([9; 32])),
-            layout: self.layout,
+            layout: self.layout.clone(),
             hashes: Hashes::V1(Arc::clone(&self.pieces)),
             identity: [1; 32],
             target: Target::File {

@@ -137,6 +137,7 @@ pub(crate) fn torrent(bytes: &[u8]) -> Metainfo {
     Metainfo::new(Info {
         name,
         length,
+        files: Vec::new(),
         piece_length,
         pieces,
         private: false,

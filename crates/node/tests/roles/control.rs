@@ -283,6 +283,7 @@ impl Control {
                 reply.relay_tasks.push(RelayOrder {
                     relay_task: "r1".into(),
                     url: script.url.clone(),
+                    files: Vec::new(),
                     content,
                 });
             }
@@ -425,6 +426,7 @@ fn torrent_of(genesis: &Genesis, pieces: &BTreeMap<u32, PieceReport>) -> Metainf
     Metainfo::new(Info {
         name: genesis.name.clone(),
         length: genesis.length().unwrap(),
+        files: Vec::new(),
         piece_length: genesis.piece_length,
         pieces: pieces.values().map(|piece| piece.sha1).collect(),
         private: true,

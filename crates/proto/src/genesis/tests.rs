@@ -63,6 +63,34 @@ fn a_genesis_round_trips_and_its_hash_is_the_sid() {
 }
 
 #[test]
+fn a_genesis_may_be_of_a_folder() {
+    let file = |path: &str, length| GenesisFile {
+        path: path
+            .split('/')
+            .map(|name| SafeName::new(name).unwrap())
+            .collect(),
+        length: Some(length),
+        url_suffix: path.into(),
+        etag: r#""x""#.into(),
+        version: String::new(),
+    };
+    let folder = Genesis {
+        files: vec![file("a/b", 300_000), file("a/c", 0), file("d", 1)],
+        ..genesis()
+    };
+    assert_eq!(Genesis::decode(&folder.encode()), Ok(folder.clone()));
+    let layout = folder.layout().unwrap();
+    assert_eq!((layout.length(), layout.piece_count()), (Some(300_001), 3));
+    assert!(folder.is_folder() && !genesis().is_folder());
+    // One file that is not called like the content is a folder of one file.
+    let one = Genesis {
+        files: vec![file("d", 1)],
+        ..genesis()
+    };
+    assert!(Genesis::decode(&one.encode()).unwrap().is_folder());
+}
+
+#[test]
 fn the_format_does_not_change() {
     // A changed encoding would give every content of an existing database another sid.
     let text = concat!(
@@ -114,12 +142,7 @@ fn every_field_is_checked() {
         (
             "4:pathl8:disk.imge",
             "4:pathle",
-            "`files.path` is not the content's `name`",
-        ),
-        (
-            "4:name8:disk.img",
-            "4:name8:disk.iso",
-            "`files.path` is not the content's `name`",
+            "`files`: the path of file 0 has 0 names",
         ),
         (
             "6:lengthi1073741824e",
@@ -157,11 +180,30 @@ fn every_field_is_checked() {
         let error = edited(from, to).expect_err(to).to_string();
         assert!(error.contains(message), "{to}: {error}");
     }
-    let mut two = genesis();
-    two.files.push(two.files[0].clone());
-    assert_eq!(Genesis::decode(&two.encode()), Err(GenesisError::Files(2)));
-    two.files.clear();
-    assert_eq!(Genesis::decode(&two.encode()), Err(GenesisError::Files(0)));
+    let files = |files| {
+        let genesis = Genesis { files, ..genesis() };
+        Genesis::decode(&genesis.encode())
+    };
+    let clash = FilesError::Clash {
+        first: 0,
+        second: 1,
+    };
+    let file = genesis().files[0].clone();
+    let twice = vec![file.clone(), file.clone()];
+    assert_eq!(files(twice), Err(GenesisError::Files(clash)));
+    let count = FilesError::Count(0);
+    assert_eq!(files(Vec::new()), Err(GenesisError::Files(count)));
+    let path = vec![SafeName::new("a").unwrap()];
+    let endless = GenesisFile {
+        length: None,
+        path,
+        ..file.clone()
+    };
+    let unknown = FilesError::UnknownLength(0);
+    assert_eq!(
+        files(vec![endless, file]),
+        Err(GenesisError::Files(unknown))
+    );
     assert!(
         Genesis::decode(&vec![b'd'; 70_000])
             .unwrap_err()

@@ -7,6 +7,7 @@ fn info(length: u64, piece_length: u32) -> Info {
     Info {
         name: SafeName::new("disk.img").unwrap(),
         length,
+        files: Vec::new(),
         piece_length,
         pieces: (0..count)
             .map(|index| digest::sha1(&index.to_be_bytes()))
@@ -33,6 +34,7 @@ fn a_torrent_has_the_bytes_that_others_make() {
     let info = Info {
         name: SafeName::new("a").unwrap(),
         length: 5,
+        files: Vec::new(),
         piece_length: 16384,
         pieces: [Sha1(*b"01234567890123456789")].into(),
         private: false,
@@ -123,9 +125,32 @@ fn trackers_and_web_seeds_are_read_in_every_form() {
 
 #[test]
 fn what_is_not_supported_yet_says_so() {
-    assert!(
-        refused("d5:filesle4:name1:a12:piece lengthi16384e6:pieces0:e").contains("`info.files`")
-    );
+    let files = |files: &str, pieces: &str| {
+        refused(&format!(
+            "d5:filesl{files}e4:name1:a12:piece lengthi16384e{pieces}e"
+        ))
+    };
+    assert!(files("", "6:pieces0:").contains("`info.files`: a folder has 1 to"));
+    let x = "d6:lengthi5e4:pathl1:xee";
+    let pad = |length| format!("d4:attr1:p6:lengthi{length}e4:pathl4:.pad1:1ee");
+    let shared = "only where each is padded to whole pieces";
+    let y = "d6:lengthi5e4:pathl1:yee";
+    for list in [
+        x.to_owned(),
+        format!("{x}{y}"),
+        format!("{x}{}", pad(7)),
+        format!("{}{x}", pad(5)),
+        format!("{y}{}{x}{}", pad(16379), pad(16379)),
+    ] {
+        let error = files(&list, PIECE);
+        assert!(error.contains(shared), "{list}: {error}");
+    }
+    let twice = format!("{x}{}{x}{}", pad(16379), pad(16379));
+    assert!(files(&twice, PIECE).contains("cannot lie in one folder"));
+    let evil = format!("d6:lengthi5e4:pathl2:..ee{}", pad(16379));
+    assert!(files(&evil, PIECE).contains("reserved"));
+    let short = format!("{x}{}{y}{}", pad(16379), pad(16379));
+    assert!(files(&short, PIECE).contains("need 40"));
     let v2 = refused("d9:file treede12:meta versioni2e4:name1:a12:piece lengthi16384ee");
     assert!(
         v2.contains("v2-only torrents are not supported yet"),

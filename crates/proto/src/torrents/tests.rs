@@ -176,6 +176,7 @@ fn every_flavour_has_the_info_hash_that_libtorrent_gives_it() {
         let info = Info {
             name: name("disk.img"),
             length,
+            files: Vec::new(),
             piece_length: PIECE,
             pieces: sha1s.clone().into(),
             private: true,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use floodway_proto::{ByteRate, Layout, Time};
+use floodway_proto::{ByteRate, Layout, SafeName, Time};
 use floodway_sim::plan::{Conduct, Link, NodePlan, Plan};
 use floodway_sim::{Report, run};
 use floodway_swarm::Order;
@@ -70,7 +70,7 @@ fn a_liar_gives_little_of_large_pieces_before_its_ban() {
         nodes[2].link = Link::of(ByteRate(20_000_000));
         let report = finishes(
             &Plan {
-                layout,
+                layout: layout.clone(),
                 ..plan(nodes)
             },
             seed,
@@ -143,6 +143,41 @@ fn without_a_seed_the_swarm_reads_first_copies_from_the_origin() {
             report.summary(),
             report.trace
         );
+    }
+}
+
+#[test]
+fn a_folder_of_files_is_fetched_from_peers_and_from_the_origin() {
+    let length = |file: u64| match file {
+        5 | 39 => 0,
+        7 => 1,
+        11 => 128 << 10,
+        other => other * 9973 % 300_000,
+    };
+    let file = |file: u64| {
+        let name = SafeName::new(&format!("{file:03}")).unwrap();
+        (vec![name], length(file))
+    };
+    let layout = Layout::folder((0..40).map(file), 128 << 10).unwrap();
+    let total = layout.length().unwrap();
+    for seed in seeds() {
+        let node = NodePlan {
+            servers: vec![0],
+            config: peers_first,
+            ..NodePlan::new(LINK)
+        };
+        let mut nodes = vec![node; 4];
+        nodes[3].stock = true;
+        nodes[3].servers.clear();
+        let report = finishes(
+            &Plan {
+                layout: layout.clone(),
+                ..plan(nodes)
+            },
+            seed,
+        );
+        let sent = origin_bytes(&report);
+        assert!(sent < 2 * total, "{}\n{}", report.summary(), report.trace);
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod common;
 mod faults;
+mod folder;
 mod growing;
 mod pieces;
 mod resume;

@@ -310,7 +310,7 @@ fn a_seed_reads_what_is_good_and_knows_the_file_again() {
     let progress = |bytes| {
         told.fetch_add(bytes, std::sync::atomic::Ordering::Relaxed);
     };
-    let (store, opened) = Store::seed(&path, layout, &hashes, None, progress).unwrap();
+    let (store, opened) = Store::seed(&path, layout.clone(), &hashes, None, progress).unwrap();
     assert_eq!(told.into_inner(), LENGTH as u64);
     assert!(!opened.complete);
     assert_eq!(opened.have.iter_ones().collect::<Vec<_>>(), [0, 1, 2, 4, 5]);
@@ -330,10 +330,12 @@ fn a_seed_reads_what_is_good_and_knows_the_file_again() {
         _ => None,
     });
     let unhashed = |_| panic!("it was not to be hashed");
-    let (_, opened) = Store::seed(&target, layout, &v1(&data), Some(stamp), unhashed).unwrap();
+    let (_, opened) =
+        Store::seed(&target, layout.clone(), &v1(&data), Some(stamp), unhashed).unwrap();
     assert!(opened.complete);
     std::fs::write(&target, vec![0; LENGTH]).unwrap();
-    let (_, opened) = Store::seed(&target, layout, &v1(&data), Some(stamp), |_| ()).unwrap();
+    let (_, opened) =
+        Store::seed(&target, layout.clone(), &v1(&data), Some(stamp), |_| ()).unwrap();
     assert_eq!(opened.have.count(), 0);
     let (_, opened) =
         Store::seed(&target, layout, &Hashes::Facts(Nodes::new()), None, |_| ()).unwrap();

@@ -1,10 +1,14 @@
-use floodway_api::sync::ProbeReport;
+use floodway_api::sync::{FileProbe, ProbeReport};
+use floodway_proto::NodeId;
+use floodway_proto::bencode;
+use floodway_proto::digest::{DigestKind, PieceDigest, PieceDigester};
 use floodway_proto::genesis::Flavors;
 use floodway_proto::manifest::Manifest;
+use floodway_proto::metainfo::Metainfo;
 use floodway_proto::record::{Body, EndReason, Head};
 
 use super::*;
-use crate::tasks::publish::{self, GenesisTerms};
+use crate::tasks::publish::{self, Format, GenesisTerms};
 use crate::tasks::records::Records;
 
 fn key() -> SecretKey {
@@ -18,6 +22,7 @@ fn genesis(length: u64) -> Genesis {
         last_modified: None,
         ranges: true,
         name: "disk.img".into(),
+        files: Vec::new(),
     };
     let flavors = Flavors {
         hybrid: true,
@@ -29,11 +34,92 @@ fn genesis(length: u64) -> Genesis {
         nonce: [1; 16],
         created_unix_s: 7,
     };
-    publish::genesis("http://origin.example/disk.img", &probe, terms).unwrap()
+    publish::genesis("http://origin.example/disk.img", &[], &probe, terms).unwrap()
 }
 
 fn growing(length: u64) -> Growing {
     Growing::new(genesis(length), &key(), 5, None, Time::ZERO).unwrap()
+}
+
+/// The digests of all pieces of a folder with files of these lengths, and its content.
+fn folder(lengths: &[u64]) -> (Genesis, PieceTable) {
+    let file = |(file, &length): (usize, &u64)| FileProbe {
+        path: format!("d{}/{file:03}", file % 3),
+        length,
+        etag: "\"x\"".into(),
+    };
+    let probe = ProbeReport {
+        length: None,
+        etag: None,
+        last_modified: None,
+        ranges: true,
+        name: "set".into(),
+        files: lengths.iter().enumerate().map(file).collect(),
+    };
+    let terms = GenesisTerms {
+        flavors: Flavors {
+            hybrid: true,
+            ..Flavors::V1_AND_V2
+        },
+        key: key().public(),
+        nonce: [1; 16],
+        created_unix_s: 7,
+    };
+    let genesis = publish::genesis("file:///srv/set/", &[], &probe, terms).unwrap();
+    let layout = genesis.layout().unwrap();
+    let mut table = PieceTable::new(layout.piece_count());
+    let kind = DigestKind {
+        sha1: true,
+        tree: true,
+    };
+    for piece in layout.pieces() {
+        let mut digester = PieceDigester::new(kind, &layout, piece);
+        digester.update(&vec![7; layout.piece_size(piece) as usize]);
+        let PieceDigest { sha1, node } = digester.finish();
+        table.insert(NodeId([1; 16]), piece.0, (node.unwrap(), sha1.unwrap()));
+    }
+    (genesis, table)
+}
+
+#[test]
+fn a_folder_has_facts_of_each_file_and_torrents_of_all() {
+    let (genesis, table) = folder(&[0, 1, 300_000, 524_288, 0, 16_385, 600_001]);
+    let layout = genesis.layout().unwrap();
+    let growing = Growing::new(genesis.clone(), &key(), 5, Some(&table), Time::ZERO).unwrap();
+    assert!(growing.facts.is_complete());
+    let published = publish::publish(genesis.name.clone(), &layout, &table).unwrap();
+    let sha1s: Vec<_> = table.digests().iter().map(|(_, sha1)| *sha1).collect();
+    let names = growing.names(published.info_hash, &sha1s).unwrap();
+    assert_eq!(names.roots.iter().filter(|root| root.is_none()).count(), 2);
+    let torrent = publish::torrent(&published.info, "http://t/a".into(), Vec::new()).unwrap();
+    let read = Metainfo::decode(&torrent).unwrap();
+    assert_eq!(read.info.layout().unwrap(), layout);
+    assert_eq!(Some(read.info_hash), names.v1);
+    let seeds = ["http://r/w/c/".to_owned()];
+    for format in [Format::V2, Format::Hybrid] {
+        let digests = table.digests();
+        let torrent =
+            publish::torrent_with_tree(&genesis, format, digests, "http://t/a", &seeds).unwrap();
+        let value = bencode::decode(&torrent, &bencode::Limits::TORRENT).unwrap();
+        let dict = value.as_dict().unwrap();
+        let info = digest::sha256(dict.get("info").unwrap().raw());
+        let (_, hybrid) = names.hybrid.unwrap();
+        let expected = if format == Format::V2 {
+            names.v2.unwrap()
+        } else {
+            hybrid
+        };
+        assert_eq!(info, expected, "{format}");
+        // Of the files that are longer than a piece.
+        let piece = u64::from(genesis.piece_length);
+        let lengths = genesis.files.iter().filter_map(|file| file.length);
+        let long = lengths.filter(|&length| length > piece);
+        let layer = |length: u64| 32 * usize::try_from(length.div_ceil(piece)).unwrap();
+        let entry = |bytes: usize| "32:".len() + 32 + format!("{bytes}:").len() + bytes;
+        let layers: usize = long.map(|length| entry(layer(length))).sum();
+        let found = dict.get("piece layers").unwrap().raw();
+        assert_eq!(found.len(), "de".len() + layers);
+    }
 }
 
 fn report(piece: u32) -> PieceReport {
@@ -214,7 +300,7 @@ fn a_new_term_goes_on_from_the_pieces_that_are_known() {
     }
     // Ten more are known, but control dies before they are signed.
     let mut known = PieceTable::new(600);
-    let relay = floodway_proto::NodeId([3; 16]);
+    let relay = NodeId([3; 16]);
     for piece in (0..600).map(report) {
         known.insert(relay, piece.piece, (piece.node, piece.sha1));
     }

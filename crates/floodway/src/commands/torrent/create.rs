@@ -59,10 +59,11 @@ pub(crate) fn run(args: CreateArgs) -> Outcome {
         );
     }
     let layout = layout(metadata.len(), args.piece_length)?;
-    let pieces = hash(&file, layout).map_err(|error| unreadable(&args.file, &error))?;
+    let pieces = hash(&file, &layout).map_err(|error| unreadable(&args.file, &error))?;
     let info = Info {
         name,
         length: metadata.len(),
+        files: Vec::new(),
         piece_length: layout.piece_length(),
         pieces: pieces.into(),
         private: args.private,
@@ -127,7 +128,7 @@ fn layout(length: u64, piece_length: Option<ByteCount>) -> Result<Layout, Failur
 }
 
 /// SHA-1 of every piece, by one thread per core.
-fn hash(file: &File, layout: Layout) -> io::Result<Vec<Sha1>> {
+fn hash(file: &File, layout: &Layout) -> io::Result<Vec<Sha1>> {
     let next = AtomicU32::new(0);
     let threads = thread::available_parallelism().map_or(1, usize::from);
     let work = || {
@@ -156,7 +157,7 @@ fn hash(file: &File, layout: Layout) -> io::Result<Vec<Sha1>> {
 
 fn hash_piece(
     file: &File,
-    layout: Layout,
+    layout: &Layout,
     piece: PieceIndex,
     buffer: &mut [u8],
 ) -> io::Result<Sha1> {

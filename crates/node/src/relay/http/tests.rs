@@ -88,6 +88,7 @@ fn content(layout: Layout, bytes: &[u8], target: Target) -> ContentSpec {
     let info = Info {
         name,
         length: bytes.len() as u64,
+        files: Vec::new(),
         piece_length: 1 << 18,
         pieces,
         private: true,
@@ -336,7 +337,7 @@ async fn who_asks_for_bytes_that_are_not_there_yet_waits_for_them() {
     let layout = Layout::new(Some(LENGTH as u64), 1 << 18).unwrap();
     let named = |target| ContentSpec {
         names: vec![InfoHash([4; 20])],
-        ..content(layout, &site.bytes, target)
+        ..content(layout.clone(), &site.bytes, target)
     };
     let target = Target::File {
         path: site.folder.path().join("unfinished"),

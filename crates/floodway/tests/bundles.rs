@@ -1,0 +1,270 @@
+//! Folders: many files as one content, from the origin to agents, `get` and stock clients.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use floodway_testkit::third_party::Libtorrent;
+use floodway_testkit::{
+    Fleet, Nginx, Site, TestDir, random_bytes, request, task_id, wait_until, without_key,
+};
+use serde_json::{Value, json};
+
+const MIB: u64 = 1 << 20;
+/// Some pieces' length.
+const PIECE: u64 = 256 << 10;
+const PATIENCE: Duration = Site::PATIENCE;
+
+/// The files of a folder: bytes by path.
+type Files = BTreeMap<String, Vec<u8>>;
+
+/// 80 files in some folders: one is empty, one has one byte, some have just a piece or a block.
+fn eighty() -> Files {
+    let length = |file: u64| match file {
+        7 => 0,
+        11 => 1,
+        23 => PIECE,
+        31 => 2 * PIECE + 1,
+        42 => 16 << 10,
+        79 => 3 * MIB + 77,
+        other => other * 4111 % (2 * PIECE) + 2,
+    };
+    let path = |file: u64| match file % 4 {
+        0 => format!("shard-{file:03}.bin"),
+        1 => format!("weights/part {file}.safetensors"),
+        2 => format!("weights/deep/er/{file}"),
+        _ => format!("ü/{file}.txt"),
+    };
+    (0..80)
+        .map(|file| (path(file), random_bytes(length(file), file)))
+        .collect()
+}
+
+fn write(folder: &Path, files: &Files) {
+    for (path, bytes) in files {
+        let path = folder.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+}
+
+/// The folder has these files, with these bytes, and no others.
+#[track_caller]
+fn assert_is(folder: &Path, files: &Files) {
+    for (path, bytes) in files {
+        let found = fs::read(folder.join(path));
+        let found = found.unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert!(found == *bytes, "{path} differs");
+    }
+    assert_eq!(count(folder), files.len());
+}
+
+fn count(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    entries
+        .map(|path| if path.is_dir() { count(&path) } else { 1 })
+        .sum()
+}
+
+fn total(files: &Files) -> u64 {
+    files.values().map(|bytes| bytes.len() as u64).sum()
+}
+
+#[test]
+fn third_party_libtorrent_eighty_files_are_one_swarm_from_the_origin_to_stock_clients() {
+    let (Some(libtorrent), dir) = (Libtorrent::find(), TestDir::new()) else {
+        return;
+    };
+    let files = eighty();
+    write(&dir.folder("origin").join("model"), &files);
+    let Some(nginx) = Nginx::start(dir.join("origin")) else {
+        return;
+    };
+    let mut fleet = Fleet::start(
+        env!("CARGO_BIN_EXE_floodway"),
+        dir.folder("fleet"),
+        [nginx.url("/model")],
+    );
+    let mut relays = fleet.relays(2);
+    let agents = fleet.agents(2);
+    fleet.await_live_nodes(4);
+    let list = dir.join("list.txt");
+    let paths: Vec<&str> = files.keys().rev().map(String::as_str).collect();
+    fs::write(&list, paths.join("\n") + "\n\n").unwrap();
+    let published = fleet
+        .cli()
+        .args(["publish", &nginx.url("/model/"), "--files"])
+        .arg(&list)
+        .args(["--to", "all", "--wait", "--json"])
+        .patience(PATIENCE)
+        .run()
+        .expect_code(0)
+        .last_json();
+    assert_eq!(published["state"], "done", "{published:#}");
+    assert_eq!(published["files"], 80);
+    assert_eq!(published["length"], total(&files));
+    for agent in &agents {
+        assert_is(&agent.files.join("model"), &files);
+    }
+    for agent in published["agents"].as_array().unwrap() {
+        assert_eq!(agent["sources"]["origin"], 0, "{published:#}");
+    }
+    let sent: u64 = relays
+        .iter()
+        .map(|relay| relay.metric("floodway_origin_body_bytes_total"))
+        .sum();
+    assert!(
+        sent <= total(&files) * 11 / 10,
+        "{sent} bytes of one copy of {}",
+        total(&files)
+    );
+    let sid = published["sid"].as_str().unwrap();
+    // Each file of it can be read from a relay by its path.
+    let urls = fleet
+        .api()
+        .post(
+            &format!("/api/v1/s/{sid}/capability"),
+            &json!({ "seconds": 600 }),
+        )
+        .expect_status(200)
+        .json();
+    let base = urls["urls"][0].as_str().unwrap().to_owned();
+    let one = request(
+        "GET",
+        &format!("{base}model/weights/part%2029.safetensors"),
+        &[("range", "bytes=5-9")],
+        b"",
+    )
+    .expect_status(206);
+    assert_eq!(one.body, files["weights/part 29.safetensors"][5..10]);
+    request("GET", &format!("{base}model/none"), &[], b"").expect_status(404);
+    // Nobody but the agents from here on.
+    for relay in &mut relays {
+        relay.process.kill9();
+    }
+    let out = dir.folder("out");
+    let got = fleet
+        .cli_with(&fleet.join_token())
+        .args(["get", &format!("floodway:{sid}"), "--json", "--no-origin"])
+        .args(["--listen", "127.0.0.1:0", "-o"])
+        .arg(&out)
+        .patience(PATIENCE)
+        .run()
+        .expect_code(0)
+        .last_json();
+    assert_eq!(got["bytes"], total(&files));
+    assert_eq!(got["sha256"], Value::Null);
+    assert_is(&out.join("model"), &files);
+    let torrent = dir.join("model.torrent");
+    let bytes = fleet.torrent(sid);
+    fs::write(&torrent, without_key(&bytes, "url-list")).unwrap();
+    let folder = dir.folder("lt");
+    libtorrent
+        .transfer(&torrent, &folder, "127.0.0.2")
+        .event("done");
+    for (path, bytes) in &files {
+        let found = fs::read(folder.join("model").join(path)).unwrap();
+        assert!(found == *bytes, "{path} differs");
+    }
+}
+
+#[test]
+fn a_folder_of_a_relay_is_walked_and_an_agent_killed_midway_places_all_of_it_together() {
+    let dir = TestDir::new();
+    let mut files = Files::new();
+    for file in 0..12 {
+        let bytes = random_bytes(2 * MIB + file * 1000, file);
+        files.insert(format!("part {}/{file}", file % 3), bytes);
+    }
+    let origin = dir.folder("origin").join("set");
+    write(&origin, &files);
+    std::os::unix::fs::symlink("0", origin.join("part 0/linked")).unwrap();
+    files.insert("part 0/linked".into(), files["part 0/0"].clone());
+    let url = format!("file://{}/", origin.display());
+    let mut fleet = Fleet::start(
+        env!("CARGO_BIN_EXE_floodway"),
+        dir.folder("fleet"),
+        [format!("file://{}", dir.join("origin").display())],
+    );
+    let token = fleet.join_token();
+    // So that there is a midway.
+    let mut relay = fleet.node("relay", &token, &["--max-up", "2MiB/s"]);
+    let mut agent = fleet.agents(1).remove(0);
+    fleet.await_live_nodes(2);
+    let task = task_id(&fleet.create_task(&url, Some("all")));
+    wait_until("bytes at the agent", PATIENCE, || {
+        (agent.metric("floodway_peer_received_bytes_total") >= 4 * MIB).then_some(())
+    });
+    agent.process.kill9();
+    assert!(!agent.files.join("set").exists(), "not before all is there");
+    assert!(agent.files.join("set.floodway").is_dir());
+    relay.restart();
+    agent.restart();
+    let ended = fleet.await_task(&task, &["done", "failed"], PATIENCE);
+    assert_eq!(ended["state"], "done", "{ended:#}");
+    assert!(ended["agents"][0]["sources"]["resumed"].as_u64() > Some(0));
+    assert_is(&agent.files.join("set"), &files);
+    assert_eq!(fs::read_dir(&agent.files).unwrap().count(), 1);
+}
+
+#[test]
+fn what_cannot_be_a_folder_is_refused_with_a_text() {
+    let dir = TestDir::new();
+    let origin = dir.folder("origin");
+    let set = dir.folder("origin/set");
+    fs::write(set.join("a"), "a").unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", set.join("out")).unwrap();
+    let mut fleet = Fleet::start(
+        env!("CARGO_BIN_EXE_floodway"),
+        dir.folder("fleet"),
+        [
+            format!("file://{}", origin.display()),
+            "http://127.0.0.1:1/".to_owned(),
+        ],
+    );
+    let _relays = fleet.relays(1);
+    fleet.await_live_nodes(1);
+    let failed = |url: &str| {
+        let task = task_id(&fleet.create_task(url, None));
+        let ended = fleet.await_task(&task, &["failed", "final"], PATIENCE);
+        ended["reason"].as_str().unwrap_or_default().to_owned()
+    };
+    let url = format!("file://{}/set/", origin.display());
+    let reason = failed(&url);
+    assert!(reason.contains("leads out of the folder"), "{reason}");
+    let reason = failed(&format!("file://{}/none/", origin.display()));
+    assert!(reason.contains("No such file"), "{reason}");
+    let list = dir.join("list");
+    let publish = |url: &str, files: &str| {
+        fs::write(&list, files).unwrap();
+        let output = fleet
+            .cli()
+            .args(["publish", url, "--files"])
+            .arg(&list)
+            .run();
+        (output.code, output.stderr)
+    };
+    for (url, files, says) in [
+        (url.as_str(), "a\n../set/a\n", "`../set/a`"),
+        (&url, "a\na/b\n", "cannot lie in one folder"),
+        (&url, "", "1 to 1000 files, not 0"),
+        ("http://127.0.0.1:1/x", "a\n", "ends in `/`"),
+    ] {
+        let (code, text) = publish(url, files);
+        assert!(code != 0 && text.contains(says), "{code}: {text}");
+    }
+    let output = fleet.cli().args(["publish", "http://127.0.0.1:1/x/"]).run();
+    assert!(output.stderr.contains("--files LIST"), "{}", output.stderr);
+    // Only what is named is looked at.
+    let task = fleet
+        .api()
+        .post("/api/v1/tasks", &json!({ "url": url, "files": ["a"] }));
+    let ended = fleet.await_task(&task_id(&task.json()), &["failed", "final"], PATIENCE);
+    assert_eq!(
+        (&ended["state"], &ended["files"]),
+        (&json!("final"), &json!(1))
+    );
+}
