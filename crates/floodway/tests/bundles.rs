@@ -80,7 +80,9 @@ fn third_party_libtorrent_eighty_files_are_one_swarm_from_the_origin_to_stock_cl
     };
     let files = eighty();
     write(&dir.folder("origin").join("model"), &files);
-    let Some(nginx) = Nginx::start(dir.join("origin")) else {
+    // Slow enough that agents begin before relays have everything.
+    let paced = Nginx::builder(dir.join("origin")).limit_rate(512);
+    let Some(nginx) = paced.start() else {
         return;
     };
     let mut fleet = Fleet::start(
@@ -109,9 +111,14 @@ fn third_party_libtorrent_eighty_files_are_one_swarm_from_the_origin_to_stock_cl
     for agent in &agents {
         assert_is(&agent.files.join("model"), &files);
     }
-    for agent in published["agents"].as_array().unwrap() {
+    let reports = published["agents"].as_array().unwrap();
+    for agent in reports {
         assert_eq!(agent["sources"]["origin"], 0, "{published:#}");
     }
+    assert!(
+        reports.iter().any(|agent| agent["reason"] == "facts"),
+        "{published:#}"
+    );
     let sent: u64 = relays
         .iter()
         .map(|relay| relay.metric("floodway_origin_body_bytes_total"))

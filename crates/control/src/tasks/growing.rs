@@ -159,7 +159,8 @@ impl Growing {
     ) -> Result<Vec<Signed>, RecordError> {
         let ends = is_end(&state);
         let status = Status {
-            length: self.layout.length(),
+            // Of the last file: only that could be unknown.
+            length: self.genesis.files.last().and_then(|file| file.length),
             sealed: self.facts.proven_pieces(),
             state,
             lease_floor: LeaseId(0),

@@ -85,8 +85,14 @@ fn folder(lengths: &[u64]) -> (Genesis, PieceTable) {
 fn a_folder_has_facts_of_each_file_and_torrents_of_all() {
     let (genesis, table) = folder(&[0, 1, 300_000, 524_288, 0, 16_385, 600_001]);
     let layout = genesis.layout().unwrap();
-    let growing = Growing::new(genesis.clone(), &key(), 5, Some(&table), Time::ZERO).unwrap();
+    let mut growing = Growing::new(genesis.clone(), &key(), 5, Some(&table), Time::ZERO).unwrap();
     assert!(growing.facts.is_complete());
+    // Nodes take what is signed of it.
+    let mut manifest = Manifest::new(genesis.clone(), Accept::Sealed).unwrap();
+    for record in growing.sign(Time::ZERO, 0, State::Open).unwrap() {
+        manifest.apply(&record).unwrap();
+    }
+    assert!(manifest.facts().is_complete());
     let published = publish::publish(genesis.name.clone(), &layout, &table).unwrap();
     let sha1s: Vec<_> = table.digests().iter().map(|(_, sha1)| *sha1).collect();
     let names = growing.names(published.info_hash, &sha1s).unwrap();
