@@ -165,16 +165,20 @@ fn third_party_libtorrent_eighty_files_are_one_swarm_from_the_origin_to_stock_cl
     assert_eq!(got["bytes"], total(&files));
     assert_eq!(got["sha256"], Value::Null);
     assert_is(&out.join("model"), &files);
-    let torrent = dir.join("model.torrent");
-    let bytes = fleet.torrent(sid);
-    fs::write(&torrent, without_key(&bytes, "url-list")).unwrap();
-    let folder = dir.folder("lt");
-    libtorrent
-        .transfer(&torrent, &folder, "127.0.0.2")
-        .event("done");
-    for (path, bytes) in &files {
-        let found = fs::read(folder.join("model").join(path)).unwrap();
-        assert!(found == *bytes, "{path} differs");
+    // Stock clients of both torrents get it from the agents: v1 with pad files, v2 without.
+    for (format, ip) in [("v1", "127.0.0.2"), ("v2", "127.0.0.3")] {
+        let torrent = fleet
+            .api()
+            .get(&format!("/api/v1/s/{sid}/torrent?format={format}"))
+            .expect_status(200);
+        let file = dir.join(format!("{format}.torrent"));
+        fs::write(&file, without_key(&torrent.body, "url-list")).unwrap();
+        let folder = dir.folder(format);
+        libtorrent.transfer(&file, &folder, ip).event("done");
+        for (path, bytes) in &files {
+            let found = fs::read(folder.join("model").join(path)).unwrap();
+            assert!(found == *bytes, "{format}: {path} differs");
+        }
     }
 }
 
