@@ -274,7 +274,7 @@ impl Swarm {
                     HangUp::Protocol("a rule of another part of this node"),
                 );
             }
-            Input::PeerDown { peer } => self.peer_down(peer, Duration::from_secs(2)),
+            Input::PeerDown { peer } => self.peer_down(peer),
             Input::HttpUp {
                 source,
                 class,
