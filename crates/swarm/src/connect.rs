@@ -292,6 +292,9 @@ impl Swarm {
         if interested != peer.we_are_interested {
             peer.we_are_interested = interested;
             if interested {
+                if self.useful == 0 && self.growing {
+                    self.useful_since = self.now;
+                }
                 self.useful += 1;
             } else {
                 self.useful -= 1;
