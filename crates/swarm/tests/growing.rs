@@ -478,3 +478,18 @@ fn peers_that_had_nothing_to_give_have_not_stalled() {
     outputs.extend(bench.pass(Duration::from_secs(4)));
     assert_eq!(read(&outputs), []);
 }
+
+#[test]
+fn a_suggestion_that_comes_before_the_hash_is_followed_when_that_is_known() {
+    let mut bench = Bench::new();
+    bench.peer_up(true);
+    bench.message(Message::HaveNone);
+    bench.message(Message::Unchoke);
+    // The relay's word of a piece may be sooner here than the store's of what it must hash to.
+    for piece in [3, 1] {
+        bench.message(Message::Have(piece));
+        assert_eq!(asked(&bench.message(Message::Suggest(piece))), []);
+    }
+    assert_eq!(asked(&bench.feed(Input::Verifiable { pieces: 1..2 })), [1]);
+    assert_eq!(asked(&bench.feed(Input::Verifiable { pieces: 3..4 })), [3]);
+}
