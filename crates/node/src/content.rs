@@ -100,7 +100,7 @@ pub(crate) enum Command {
     SetSources(Vec<HttpSource>),
     SetLeases(Vec<Range<u32>>),
     Records(Vec<Signed>),
-    SetHelpers(Vec<Helper>),
+    SetHelpers(Vec<Helper>, Head),
     /// Looks at what is known of a growing content.
     Look(Look),
     SetLimits(Limits),
@@ -312,9 +312,9 @@ impl Content {
     }
 
     /// These serve the signed side of a growing content over HTTP, and are asked, the first of them first, for what neighbours
-    /// do not bring. The whole list.
-    pub fn set_helpers(&self, helpers: Vec<Helper>) {
-        self.command(Command::SetHelpers(helpers));
+    /// do not bring. The whole list. `newest` is the newest record that there is, as control said.
+    pub fn set_helpers(&self, helpers: Vec<Helper>, newest: Head) {
+        self.command(Command::SetHelpers(helpers, newest));
     }
 
     /// Looks at what is known of a growing content; `None` for others, and once it was stopped.

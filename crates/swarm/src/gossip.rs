@@ -134,6 +134,7 @@ impl Gossip {
                 }
             }
             GossipInput::Help(is_there) => self.help_is_there(now, is_there),
+            GossipInput::MoreMayBeKnown => self.more_may_be_known(now),
             GossipInput::Answered(answer) => self.answered_over_http(now, answer),
             GossipInput::Lacking { peer, pieces } => self.lacking(now, peer, pieces),
             GossipInput::Tick => {}

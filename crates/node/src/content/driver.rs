@@ -449,7 +449,7 @@ impl Driver {
             Command::SetSources(sources) => self.set_sources(sources),
             Command::SetLeases(leases) => self.input(Input::Leases(leases)),
             Command::Records(records) => self.records(records),
-            Command::SetHelpers(helpers) => self.set_helpers(helpers),
+            Command::SetHelpers(helpers, newest) => self.set_helpers(helpers, newest),
             Command::Look(look) => look(self.growing.as_ref().map(Growing::known)),
             Command::SetLimits(limits) => self.input(Input::Limits(limits)),
             Command::Finish => {

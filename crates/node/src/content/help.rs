@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use floodway_origin::{Bearer, OriginError, SourceUrl, SourceUrlError};
-use floodway_proto::record::{RecordError, Signed};
+use floodway_proto::record::{Head, RecordError, Signed};
 use floodway_proto::{Layout, Sha256};
 use floodway_swarm::gossip::{GossipInput, HttpAnswer, HttpQuestion};
 use tokio::task::AbortHandle;
@@ -29,6 +29,9 @@ pub struct Helper {
     pub base: SourceUrl,
     /// What opens it: a capability at a relay, a node token at control.
     pub bearer: Option<Bearer>,
+    /// Control itself: asked for records only by a node that knows itself behind, so that what control sends does not grow with
+    /// the number of nodes that find it quiet.
+    pub is_control: bool,
 }
 
 /// Whom to ask, and the question under way.
@@ -39,6 +42,10 @@ pub(super) struct Help {
     liars: HashSet<String>,
     /// Who is asked now or next.
     turn: usize,
+    /// Who was asked last.
+    asked: Option<SourceUrl>,
+    /// The newest record that there is, as control said.
+    newest: Head,
     task: Option<AbortHandle>,
 }
 
@@ -63,6 +70,22 @@ impl Help {
         self.helpers.get(self.turn)
     }
 
+    /// Gives the turn to the first from the present one on who may be asked. False when nobody may.
+    fn choose(&mut self, question: &HttpQuestion, have: Head) -> bool {
+        let is_record = matches!(question, HttpQuestion::Records { .. });
+        let spares_control = is_record && self.newest <= have;
+        for _ in 0..self.helpers.len() {
+            if self
+                .current()
+                .is_some_and(|one| !(one.is_control && spares_control))
+            {
+                return true;
+            }
+            self.pass_on();
+        }
+        false
+    }
+
     /// The next one has its turn. The last is followed by the first.
     fn pass_on(&mut self) {
         self.turn = (self.turn + 1) % self.helpers.len().max(1);
@@ -78,10 +101,11 @@ impl Help {
         self.helpers = helpers;
     }
 
+    /// Whoever was asked last is not asked again.
     fn drop_liar(&mut self) {
-        if let Some(liar) = self.current() {
-            tracing::warn!(at = %liar.base, "it sent records or hashes that are forged or wrong; it is not asked again");
-            self.liars.insert(liar.base.as_str().to_owned());
+        if let Some(liar) = self.asked.take() {
+            tracing::warn!(at = %liar, "it sent records or hashes that are forged or wrong; it is not asked again");
+            self.liars.insert(liar.as_str().to_owned());
             let rest = self.helpers.clone();
             self.replace(rest);
         }
@@ -97,10 +121,17 @@ impl Drop for Help {
 }
 
 impl Driver {
-    /// These can be asked from now on, the first of them first.
-    pub(super) fn set_helpers(&mut self, helpers: Vec<Helper>) {
+    /// These can be asked from now on, the first of them first; `newest` is the newest record as control said.
+    pub(super) fn set_helpers(&mut self, helpers: Vec<Helper>, newest: Head) {
+        let known = &self.help.helpers;
+        let is_new = |one: &Helper| !one.is_control && known.iter().all(|old| old.base != one.base);
+        let is_more = helpers.iter().any(is_new) || newest > self.shared.head();
         self.help.replace(helpers);
+        self.help.newest = newest;
         self.offer_help();
+        if is_more {
+            self.gossip(GossipInput::MoreMayBeKnown);
+        }
     }
 
     /// Tells the gossip whether there is somebody to ask, and anything to ask for.
@@ -111,10 +142,15 @@ impl Driver {
     }
 
     pub(super) fn ask_for_help(&mut self, question: HttpQuestion) {
-        let Some(helper) = self.help.current().cloned() else {
-            return self.gossip(GossipInput::Answered(HttpAnswer::Failed));
+        let is_somebody = self.help.choose(&question, self.shared.head());
+        let helper = self.help.current().filter(|_| is_somebody).cloned();
+        let Some(helper) = helper else {
+            // Nobody but control could be asked, and control has nothing new.
+            let answer = HttpAnswer::Records(Vec::new());
+            return self.gossip(GossipInput::Answered(answer));
         };
         tracing::debug!(?question, at = %helper.base, "asking over HTTP");
+        self.help.asked = Some(helper.base.clone());
         let (session, content) = (self.session.clone(), Arc::clone(&self.shared));
         let task = tokio::spawn(async move {
             let helped = helper.ask(&session, &content, question).await;
@@ -140,8 +176,8 @@ impl Driver {
             HttpAnswer::Hashes { .. } => false,
             HttpAnswer::Failed => true,
         };
-        if is_nothing {
-            // Somebody else may know more.
+        if is_nothing || self.help.current().is_some_and(|one| one.is_control) {
+            // Somebody else may know more; and control is only asked when others do not help.
             self.help.pass_on();
         }
         self.gossip(GossipInput::Answered(answer));
@@ -220,6 +256,7 @@ mod tests {
         Helper {
             base: format!("http://{host}/api/v1/s/x/").parse().unwrap(),
             bearer: None,
+            is_control: host == "control",
         }
     }
 
@@ -236,11 +273,35 @@ mod tests {
         // A list that comes anew changes nothing about whose turn it is.
         help.replace(vec![helper("c"), helper("a"), helper("b")]);
         assert_eq!(host(&help).as_deref(), Some("b"));
+        help.asked = help.current().map(|helper| helper.base.clone());
         help.drop_liar();
         help.replace(all());
         for expected in ["a", "control", "a"] {
             assert_eq!(host(&help).as_deref(), Some(expected));
             help.pass_on();
         }
+    }
+
+    #[test]
+    fn control_is_asked_for_records_only_by_who_is_behind() {
+        let mut help = Help::default();
+        let have = Head { term: 1, seq: 7 };
+        let records = HttpQuestion::Records { have, wait: false };
+        let hashes = HttpQuestion::Hashes { pieces: 0..9 };
+        assert!(!help.choose(&hashes, have), "nobody");
+        help.replace(vec![helper("control")]);
+        help.newest = have;
+        assert!(!help.choose(&records, have));
+        assert!(help.choose(&hashes, have));
+        help.newest.seq += 1;
+        assert!(help.choose(&records, have));
+        help.replace(vec![helper("relay"), helper("control")]);
+        help.turn = 1;
+        assert!(help.choose(&records, have) && help.turn == 1, "behind");
+        help.newest = have;
+        assert!(
+            help.choose(&records, have) && help.turn == 0,
+            "it has its turn again"
+        );
     }
 }

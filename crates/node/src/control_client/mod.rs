@@ -150,7 +150,11 @@ impl ControlClient {
         let authorization = self.authorization.as_ref()?.to_str().ok()?;
         let token = authorization.strip_prefix("Bearer ")?;
         let bearer = Some(Bearer::new(token));
-        Some(Helper { base, bearer })
+        Some(Helper {
+            base,
+            bearer,
+            is_control: true,
+        })
     }
 
     /// `POST /api/v1/tasks`.

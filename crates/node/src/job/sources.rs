@@ -130,9 +130,11 @@ pub(super) fn helpers(
         let base: SourceUrl = relay.url.strip_suffix("data")?.parse().ok()?;
         let token = capabilities.pick(&relay.url, &relay.capability, now);
         let bearer = Some(Bearer::new(token));
-        base.file_path()
-            .is_none()
-            .then_some(Helper { base, bearer })
+        base.file_path().is_none().then_some(Helper {
+            base,
+            bearer,
+            is_control: false,
+        })
     });
     let mut helpers: Vec<Helper> = relays.collect();
     // A relay in control's own process is named by control's address.

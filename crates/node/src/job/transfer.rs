@@ -6,6 +6,7 @@ use floodway_api::sync::AgentState;
 use floodway_origin::OriginError;
 use floodway_proto::Sid;
 use floodway_proto::metainfo::Metainfo;
+use floodway_proto::record::Head;
 use floodway_store::Hashes;
 use tokio::task::JoinHandle;
 use url::Url;
@@ -313,7 +314,9 @@ impl Run<'_> {
             && let Some(link) = &self.job.link
         {
             let helpers = helpers(info, &link.client, &mut self.capabilities);
-            self.content.set_helpers(helpers);
+            let manifest = info.and_then(|info| info.manifest.as_ref());
+            let newest = manifest.map_or_else(Head::default, |manifest| manifest.head);
+            self.content.set_helpers(helpers, newest);
         }
         sources.extend(self.origin.clone());
         self.content.set_sources(sources);

@@ -119,6 +119,13 @@ impl Gossip {
         self.helpline.is_there = is_there;
     }
 
+    /// Somebody may know more than those who were asked so far: they are not rested for.
+    pub(super) fn more_may_be_known(&mut self, now: Time) {
+        if self.helpline.failures == 0 {
+            self.helpline.not_before = self.helpline.not_before.min(now + APART);
+        }
+    }
+
     pub(super) fn answered_over_http(&mut self, now: Time, answer: HttpAnswer) {
         let Some(asked) = self.helpline.open.take() else {
             return;

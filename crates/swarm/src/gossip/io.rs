@@ -82,6 +82,8 @@ pub enum GossipInput {
     },
     /// Somebody can be asked over HTTP from now on, or nobody any more: without, no questions are put.
     Help(bool),
+    /// Somebody new can be asked over HTTP, or there are records that this node does not know.
+    MoreMayBeKnown,
     /// What came of the question that was put over HTTP.
     Answered(HttpAnswer),
     /// A neighbour has pieces that cannot be verified here: it can say what they must hash to.

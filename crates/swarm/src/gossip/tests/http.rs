@@ -106,6 +106,11 @@ fn who_has_no_neighbour_follows_over_http() {
     feed(&mut gossip, then + 1, records(Vec::new()));
     let (again, _) = next_question(&mut gossip, then + 60_000).unwrap();
     assert_eq!(again, then + 5000);
+    feed(&mut gossip, again, records(Vec::new()));
+    // Unless control says that there is more, or names another relay.
+    feed(&mut gossip, again + 40, GossipInput::MoreMayBeKnown);
+    let (again, _) = next_question(&mut gossip, again + 4000).unwrap();
+    assert_eq!(again, then + 5140);
     // With a neighbour it is heard instead.
     feed(&mut gossip, again, up(A));
     feed(&mut gossip, again + 10, records(Vec::new()));
