@@ -1,7 +1,7 @@
 //! The task of one content: it owns the engine, feeds it what happens, and does what it says.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use floodway_proto::digest::PieceDigest;
 use floodway_proto::wire::Limits as WireLimits;
-use floodway_proto::{Bitfield, PieceIndex, Sha256, Time};
-use floodway_store::{Event as StoreEvent, FileStamp, Opened, Store};
+use floodway_proto::{Bitfield, InfoHash, PieceIndex, Sha256, Time};
+use floodway_store::{Event as StoreEvent, FileStamp, Hashes, Opened, Store};
+use floodway_swarm::answers::{Answer, Answers};
 use floodway_swarm::gossip::GossipInput;
 use floodway_swarm::{Config, Input, Output, PeerKey, Sender, Start, Swarm};
 use futures_util::FutureExt;
@@ -27,8 +28,8 @@ use super::park::Park;
 use super::sources::Sources;
 use super::{
     AddError, Command, Complete, Content, ContentError, ContentEvent, ContentSpec, Events,
-    Finished, GrowthSeen, Item, Outcome, Packet, PeerOut, Progress, Reading, Shared, State, Target,
-    disk,
+    Finished, GrowthSeen, Item, KnownTorrent, Outcome, Packet, PeerOut, Progress, Reading, Shared,
+    State, Target, disk,
 };
 use crate::announce::Announcer;
 use crate::session::Session;
@@ -51,6 +52,7 @@ pub(super) struct Driver {
     pub(super) tries: FailedTries,
     /// What is known of hashes that become known while they are fetched.
     pub(super) growing: Option<Growing>,
+    answers: Answers,
     pub(super) sources: Sources,
     peers: HashMap<PeerKey, Peer>,
     /// Peers with something in [`Peer::pending`].
@@ -141,6 +143,7 @@ pub(crate) async fn start(session: &Session, mut spec: ContentSpec) -> Result<Co
             head: Mutex::new(growth.manifest.complete_to()),
         }),
         names: RwLock::new(spec.names.clone()),
+        torrents: RwLock::new(torrents(&spec)),
         offered: watch::channel(offered).0,
         store: RwLock::new(Some(Arc::clone(&store))),
         session: session.downgrade(),
@@ -166,6 +169,7 @@ pub(crate) async fn start(session: &Session, mut spec: ContentSpec) -> Result<Co
         park: Park::default(),
         tries: FailedTries::default(),
         growing: growing(session, &mut spec, &opened),
+        answers: Answers::new(spec.layout.piece_count()),
         sources: Sources::default(),
         peers: HashMap::new(),
         talked_to: Vec::new(),
@@ -221,10 +225,26 @@ fn swarm(session: &Session, spec: &ContentSpec, opened: &Opened) -> Swarm {
     Swarm::new(config, spec.layout, start, fastrand::u64(..))
 }
 
+/// The torrents whose info dict is known from the start.
+fn torrents(spec: &ContentSpec) -> BTreeMap<InfoHash, KnownTorrent> {
+    let info = spec.info.iter();
+    let torrents = info.map(|(name, info)| {
+        let torrent = KnownTorrent {
+            info: info.clone(),
+            is_v2: false,
+        };
+        (*name, torrent)
+    });
+    torrents.collect()
+}
+
 /// Takes what is known of a growing content's hashes out of the spec.
 fn growing(session: &Session, spec: &mut ContentSpec, opened: &Opened) -> Option<Growing> {
     let growth = spec.growth.take()?;
     let mut growing = Growing::new(session.now(), growth, spec.verifiable);
+    if let Hashes::V1(sha1s) = &spec.hashes {
+        growing.has_sha1s(sha1s);
+    }
     for (piece, digest) in &opened.digests {
         growing.holds(*piece, digest, &spec.layout);
     }
@@ -390,6 +410,7 @@ impl Driver {
     /// Drops the connection. False when that has happened before.
     fn forget_peer(&mut self, peer: PeerKey) -> bool {
         self.gossip(GossipInput::NeighbourDown { peer });
+        self.answers.forget(peer);
         self.peers.remove(&peer).is_some()
     }
 
@@ -418,6 +439,20 @@ impl Driver {
                 Item::Manifest(message) => {
                     self.said(from, |peer| GossipInput::Message { peer, message });
                 }
+                Item::MetadataRequest { info, piece } => {
+                    if let Sender::Peer(peer) = from {
+                        let answer = self.answers.metadata(now, peer, info.as_ref(), piece);
+                        self.answer(peer, answer, PeerOut::Metadata);
+                    }
+                }
+                Item::HashRequest { is_v2, request } => {
+                    if let Sender::Peer(peer) = from {
+                        let known = self.growing.as_ref().filter(|_| is_v2);
+                        let known = known.map(Growing::manifest);
+                        let answer = self.answers.hashes(now, peer, known, &request);
+                        self.answer(peer, answer, PeerOut::Hashes);
+                    }
+                }
                 Item::Block { block, data } => {
                     if !std::mem::replace(&mut self.has_bytes, true) {
                         self.tell(ContentEvent::FirstByte);
@@ -433,6 +468,16 @@ impl Driver {
     fn said(&mut self, from: Sender, input: impl FnOnce(PeerKey) -> GossipInput) {
         if let Sender::Peer(peer) = from {
             self.gossip(input(peer));
+        }
+    }
+
+    fn answer<T>(&mut self, peer: PeerKey, answer: Answer<T>, out: impl FnOnce(T) -> PeerOut) {
+        match answer {
+            Answer::Send(answer) => self.order(peer, out(answer)),
+            Answer::Flood => {
+                tracing::warn!(?peer, "a peer asks for the torrent again and again");
+                self.input(Input::Banish { peer });
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use floodway_origin::{Access, Bearer, Expectation, OriginError, SourceUrl, UrlCheck};
 use floodway_proto::digest::PieceDigest;
 use floodway_proto::metainfo::Metainfo;
@@ -23,6 +24,9 @@ pub struct ContentSpec {
     /// Names under which peers ask for it; trackers are told the first. Empty: no peers at all, neither dialled nor
     /// accepted.
     pub names: Vec<InfoHash>,
+    /// Which of these names is a torrent's, and the torrent's info dict, for peers that know only the name (BEP 9). `None`:
+    /// they do not get it from here.
+    pub info: Option<(InfoHash, Bytes)>,
     /// The swarm's id, told to peers that are own nodes.
     pub sid: Option<Sid>,
     /// Pieces and blocks; the length must be known.

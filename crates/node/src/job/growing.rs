@@ -38,6 +38,7 @@ pub(super) async fn by_genesis(job: &mut Job, genesis: &Genesis) -> Result<Fetch
     });
     let spec = ContentSpec {
         names: vec![sid.truncated()],
+        info: None,
         sid: Some(sid),
         layout,
         hashes: Hashes::Facts(growth.nodes()),

@@ -9,7 +9,7 @@ mod growing;
 mod one_get;
 pub(crate) mod orders;
 mod plain;
-mod sources;
+pub(crate) mod sources;
 mod transfer;
 
 use std::fmt;

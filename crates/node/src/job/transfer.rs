@@ -12,7 +12,7 @@ use url::Url;
 
 use super::growing::growth;
 use super::orders::{Orders, asks_ticket, may_add_origin};
-use super::sources::{Capabilities, names, peers, relays, web_seed};
+use super::sources::{Capabilities, info_for_peers, names, peers, relays, web_seed};
 use super::{Fetched, GetError, GetEvent, Job, Nudge, Serving, VerifiedBy, identity_of};
 use crate::node::add_known;
 use crate::origin_source::{agrees, probe, source};
@@ -78,6 +78,7 @@ pub(super) async fn by_torrent(
     let growth = genesis.and_then(|genesis| growth(job, &genesis).ok());
     let spec = ContentSpec {
         names,
+        info: info_for_peers(torrent, sid),
         sid,
         layout,
         hashes: Hashes::V1(info.pieces.clone()),

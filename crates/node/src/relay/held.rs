@@ -15,6 +15,7 @@ use floodway_store::Hashes;
 use floodway_swarm::{Limits, Order as PieceOrder, Prefer, SourceClass};
 
 use super::work::{News, Note, Tools, failure};
+use crate::job::sources::info_for_peers;
 use crate::manifest::unix_us;
 use crate::node::add_known;
 use crate::origin_source::{expectation, same_host};
@@ -106,6 +107,7 @@ impl Held {
         let path = folder.join(genesis.name.as_str());
         let mut spec = ContentSpec {
             names: Vec::new(),
+            info: None,
             sid: Some(order.sid),
             layout,
             hashes: Hashes::Facts(growth.nodes()),
@@ -128,6 +130,7 @@ impl Held {
         };
         if let Some(torrent) = &torrent {
             spec.names = vec![order.sid.truncated(), torrent.info_hash];
+            spec.info = info_for_peers(torrent, Some(order.sid));
             spec.hashes = Hashes::V1(torrent.info.pieces.clone());
             spec.verifiable = true;
             spec.sources = Vec::new();
