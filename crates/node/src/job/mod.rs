@@ -9,6 +9,7 @@ mod growing;
 mod one_get;
 pub(crate) mod orders;
 mod plain;
+pub(crate) mod sink;
 pub(crate) mod sources;
 mod transfer;
 
@@ -293,6 +294,8 @@ pub(crate) struct Job {
     pub(crate) board: Board,
     pub(crate) reasons: Reasons,
     pub(crate) listener: Listener,
+    /// Where the file's bytes go beside the disk.
+    pub(crate) sink: Option<sink::Sink>,
 }
 
 impl Job {

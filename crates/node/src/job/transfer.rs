@@ -179,7 +179,12 @@ pub(super) async fn run(
         kept_at: now,
         peer_at: now,
     };
-    let result = run.finish().await;
+    let (content, mut sink) = (run.content.clone(), run.job.sink.take());
+    let result = match &mut sink {
+        Some(sink) => sink.along(&content, run.finish()).await,
+        None => run.finish().await,
+    };
+    run.job.sink = sink;
     if let Some(probing) = run.probing.take() {
         probing.abort();
     }
