@@ -15,7 +15,7 @@ use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 /// The length of these files' pieces.
-const PIECE: u64 = 256 << 10;
+const PIECE: u64 = 64 << 10;
 const PATIENCE: Duration = Site::PATIENCE;
 
 /// A paced origin, and a fleet that may read it.
@@ -194,8 +194,8 @@ fn a_plain_http_client_reads_the_file_while_it_grows() {
 /// made themselves.
 struct Streamed {
     stage: Stage,
-    /// Kept: the agents seed.
-    _agents: Vec<Node>,
+    /// They seed.
+    agents: Vec<Node>,
     sid: String,
     /// What the origin had sent by then.
     sent: u64,
@@ -216,7 +216,7 @@ impl Streamed {
         Self {
             sid: ended["sid"].as_str().unwrap().to_owned(),
             sent: stage.origin.body_bytes(),
-            _agents: agents,
+            agents,
             stage,
         }
     }
@@ -266,6 +266,27 @@ fn third_party_libtorrent_joins_by_a_magnet_link_when_it_is_final() {
         client.event("done");
         streamed.assert_has(&folder);
     }
+}
+
+#[test]
+fn third_party_libtorrent_gets_the_v2_torrent_of_agents_that_were_started_again() {
+    let Some(libtorrent) = Libtorrent::find() else {
+        return;
+    };
+    let mut streamed = Streamed::new(8 * MIB, None);
+    let agent = &mut streamed.agents[0];
+    agent.restart();
+    wait_until("its content", PATIENCE, || {
+        (agent.metric("floodway_contents") == 1).then_some(())
+    });
+    let peer = agent.ready.peer().to_owned();
+    streamed.agents[1].process.kill9();
+    let link = streamed.stage.fleet.magnet(&streamed.sid, "v2");
+    let folder = streamed.stage.dir.folder("lt");
+    libtorrent
+        .magnet(&format!("{link}&x.pe={peer}"), &folder, "127.0.0.2")
+        .event("done");
+    streamed.assert_has(&folder);
 }
 
 #[test]

@@ -363,6 +363,12 @@ impl Driver {
             return;
         };
         growing.is_final = true;
+        let facts = growing.gossip.manifest().facts();
+        let hashes = (0..facts.space().limit()).map(|piece| facts.piece_hash(piece));
+        let hashes = hashes
+            .collect::<Option<Vec<_>>>()
+            .unwrap_or_default()
+            .into();
         let standard = growing.standard(&names);
         let v1 = standard
             .iter()
@@ -374,6 +380,7 @@ impl Driver {
         self.shared.is_final.store(true, Ordering::Relaxed);
         self.tell(ContentEvent::Final {
             torrent: torrent.map(Arc::new),
+            hashes,
         });
         if self.rename {
             self.store.finish();

@@ -264,6 +264,9 @@ pub enum ContentEvent {
     Final {
         /// Its v1 torrent, without trackers. `None` when there is none, or control signed another one's name.
         torrent: Option<Arc<Metainfo>>,
+        /// What each piece hashes to (BEP 52), as if it were whole: kept, a later run can give them to others. Empty when they are
+        /// not all known.
+        hashes: Arc<[Sha256]>,
     },
 }
 

@@ -10,13 +10,13 @@ use floodway_proto::genesis::Genesis;
 use floodway_proto::manifest::Manifest;
 use floodway_proto::metainfo::Metainfo;
 use floodway_proto::record::{Head, Signed};
-use floodway_proto::{PieceIndex, SafeName, Sid};
+use floodway_proto::{PieceIndex, SafeName, Sha256, Sid};
 use floodway_store::Hashes;
 use floodway_swarm::{Limits, Order as PieceOrder, Prefer, SourceClass};
 
 use super::work::{News, Note, Tools, failure};
 use crate::job::sources::info_for_peers;
-use crate::manifest::unix_us;
+use crate::manifest::{expand, unix_us};
 use crate::node::add_known;
 use crate::origin_source::{expectation, same_host};
 use crate::{Content, ContentSpec, Growth, HttpSource, State, Target};
@@ -217,9 +217,17 @@ impl Held {
     }
 
     /// The content has its final names: `torrent` is kept for a restart.
-    pub(super) fn became_final(&mut self, tools: &Tools, torrent: Option<&Metainfo>) {
+    pub(super) fn became_final(
+        &mut self,
+        tools: &Tools,
+        torrent: Option<&Metainfo>,
+        hashes: &[Sha256],
+    ) {
         self.is_final = true;
         self.open_to_others(tools);
+        if let Err(error) = tools.data.save_hashes(self.sid, hashes) {
+            tracing::warn!(%error, "hashes could not be kept; after a restart peers do not get them here");
+        }
         let Some(torrent) = torrent else {
             return;
         };
@@ -281,6 +289,7 @@ fn growth(tools: &Tools, genesis: &Genesis) -> Result<Growth, Box<dyn std::error
     let mut manifest = Manifest::new(genesis.clone(), Accept::Sealed)?;
     let mut kept = tools.data.records(genesis.sid());
     kept.retain(|record| manifest.apply(record).is_ok());
+    expand(&mut manifest, &tools.data.hashes(genesis.sid()));
     tools.data.save_records(genesis.sid(), &kept)?;
     Ok(Growth {
         manifest,

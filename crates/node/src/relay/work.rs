@@ -301,8 +301,8 @@ impl Work {
                 self.tell(held.holds(false));
                 None
             }
-            ContentEvent::Final { torrent } => {
-                held.became_final(&self.tools, torrent.as_deref());
+            ContentEvent::Final { torrent, hashes } => {
+                held.became_final(&self.tools, torrent.as_deref(), hashes);
                 self.tell(held.holds(true));
                 None
             }
