@@ -317,6 +317,13 @@ impl Content {
         self.shared.add_name(&session, name)
     }
 
+    /// True when it answers by the name of a v2 torrent: once it has its final names, and knows all hashes.
+    pub fn answers_v2(&self) -> bool {
+        let torrents = self.shared.torrents.read();
+        let torrents = torrents.unwrap_or_else(PoisonError::into_inner);
+        torrents.values().any(|torrent| torrent.is_v2)
+    }
+
     /// The newest record of control up to which all of a growing content is known; `None` for others.
     pub fn head(&self) -> Option<Head> {
         self.shared.growth.as_ref().map(|_| self.shared.head())

@@ -322,6 +322,8 @@ impl Driver {
         for (piece, digest) in opened.digests {
             self.tell(ContentEvent::PieceDone { piece, digest });
         }
+        // Whoever sees that it is complete sees by which names it answers.
+        self.begin_growing();
         if matches!(spec.target, Target::Seed { .. }) {
             // Such a store only reads: it has nothing to tell.
             self.read_only = true;
@@ -331,7 +333,6 @@ impl Driver {
         } else {
             self.set_state(State::Fetching);
         }
-        self.begin_growing();
         if self.rename && !self.growing.as_ref().is_some_and(Growing::is_open) {
             self.store.finish();
         }

@@ -128,6 +128,8 @@ pub(crate) struct Serving {
     pub(crate) complete: bool,
     /// Its final names are known here.
     pub(crate) final_ok: bool,
+    /// It answers by those of v2 torrents too.
+    pub(crate) v2_ok: bool,
     /// How far its records are known, if it is verified by them.
     pub(crate) manifest: Option<Head>,
 }
@@ -163,6 +165,7 @@ impl Status {
             have: self.bytes,
             complete: serving.complete,
             final_ok: serving.final_ok,
+            v2_ok: serving.v2_ok,
             peer_sent: self.counters.sent,
             serving: true,
             manifest: serving.manifest,

@@ -202,6 +202,7 @@ pub(super) async fn run(
                     sid,
                     complete: true,
                     final_ok: true,
+                    v2_ok: content.answers_v2(),
                     manifest: content.head(),
                 });
             });
@@ -324,6 +325,7 @@ impl Run<'_> {
             sid,
             complete: false,
             final_ok: self.is_final,
+            v2_ok: self.content.answers_v2(),
             manifest: self.content.head(),
         });
         let before = self.job.board.get().serving;

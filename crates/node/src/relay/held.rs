@@ -275,6 +275,7 @@ impl Held {
                 have: progress.have_bytes,
                 complete: self.complete,
                 final_ok: self.is_final,
+                v2_ok: self.content.answers_v2(),
                 peer_sent: progress.counters.sent,
                 serving: !self.is_hidden(),
                 manifest: self.content.head().map(|_| self.told),
