@@ -94,7 +94,6 @@ fn errors_say_what_whose_fault_and_what_next() {
         ]
     );
     snapshot!("error-s3", ["get", "s3://bucket/key"]);
-    snapshot!("error-stdout", ["get", "http://127.0.0.1/x", "-o", "-"]);
     snapshot!(
         "error-publish-window",
         ["publish", "http://127.0.0.1/x", "--window", "22:00-06:00"]
@@ -112,7 +111,6 @@ fn what_later_issues_bring_is_refused_and_says_so() {
             "get",
             "magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567",
         ],
-        &["get", url, "-o", "-"],
         &["get", url, "--min-speed", "2MiB/s"],
         &["get", url, "--deadline", "10m"],
         &["get", url, "--explain"],

@@ -1,5 +1,6 @@
 //! One content of a session: the handle that the roles hold, and what its parts share.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -50,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) sid: Option<Sid>,
     /// Handshake names, in the order in which they became known.
     names: RwLock<Vec<InfoHash>>,
+    /// The torrents among these names, for peers that know no more than the name.
+    torrents: RwLock<BTreeMap<InfoHash, KnownTorrent>>,
     /// The hashes of all pieces are known.
     is_final: AtomicBool,
     /// They become known by records, which own nodes are told and asked for.
@@ -66,6 +69,15 @@ pub(crate) struct Shared {
     progress: watch::Receiver<Progress>,
     outcome: watch::Receiver<Option<Outcome>>,
     events: Mutex<Events>,
+}
+
+/// A torrent whose info dict is given to peers that ask for it (BEP 9).
+#[derive(Clone, Debug)]
+pub(crate) struct KnownTorrent {
+    /// The info dict's own bytes.
+    pub(crate) info: Bytes,
+    /// Peers may ask for hashes of its pieces (BEP 52).
+    pub(crate) is_v2: bool,
 }
 
 /// What connections must know of a content that grows.
@@ -144,6 +156,20 @@ impl Shared {
             names.push(name);
         }
         Ok(())
+    }
+
+    /// The torrent of this name, if its info dict is given to others.
+    pub(crate) fn torrent(&self, name: InfoHash) -> Option<KnownTorrent> {
+        let torrents = self.torrents.read();
+        let torrents = torrents.unwrap_or_else(PoisonError::into_inner);
+        torrents.get(&name).cloned()
+    }
+
+    /// Gives a torrent's info dict to whoever asks by this name.
+    fn add_torrent(&self, name: InfoHash, torrent: KnownTorrent) {
+        let torrents = self.torrents.write();
+        let mut torrents = torrents.unwrap_or_else(PoisonError::into_inner);
+        torrents.insert(name, torrent);
     }
 
     /// The newest record of control up to which all is known, if the content grows.
@@ -299,6 +325,13 @@ impl Content {
     pub fn add_name(&self, name: InfoHash) -> Result<(), AddError> {
         let session = self.shared.session.upgrade().ok_or(AddError::Closed)?;
         self.shared.add_name(&session, name)
+    }
+
+    /// True when it answers by the name of a v2 torrent: once it has its final names, and knows all hashes.
+    pub fn answers_v2(&self) -> bool {
+        let torrents = self.shared.torrents.read();
+        let torrents = torrents.unwrap_or_else(PoisonError::into_inner);
+        torrents.values().any(|torrent| torrent.is_v2)
     }
 
     /// The newest record of control up to which all of a growing content is known; `None` for others.

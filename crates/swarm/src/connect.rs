@@ -190,6 +190,9 @@ impl Swarm {
             | Message::AllowedFast(_)
             | Message::Extended { .. }
             | Message::Port(_)
+            | Message::HashRequest(_)
+            | Message::Hashes(..)
+            | Message::HashReject(_)
             | Message::Unknown { .. } => {}
         }
     }

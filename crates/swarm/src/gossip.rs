@@ -14,7 +14,6 @@
 //! | `pull` | what to ask neighbours for: missing records, hashes under sealed nodes |
 //! | `http` | when to ask a relay, or control, over HTTP instead |
 //! | `answer` | what neighbours that ask get |
-//! | `budget` | how much a neighbour may send |
 //!
 //! *Push.* A node sends each new record to its *eager* neighbours, at first all of a relay's and four of any other's. Who gets a record twice says what it has ([`State`](ManifestMessage::State)), and the sender stops being
 //! eager towards it; who has to ask for records is served eagerly from then on. So the eager links become a tree. The
@@ -25,7 +24,6 @@
 //! keeps what it verified them by.
 
 mod answer;
-mod budget;
 mod http;
 mod io;
 mod pull;
@@ -40,12 +38,12 @@ use floodway_proto::record::{Body, Head, Signed};
 use floodway_proto::wire::ManifestMessage;
 use floodway_proto::{Sha256, Time};
 
-use self::budget::Budget;
 use self::http::Helpline;
 pub use self::http::{HttpAnswer, HttpQuestion};
 pub use self::io::{Fault, GossipConfig, GossipInput, GossipOutput};
 use self::pull::{HeadQuestion, Outstanding, Stall};
 use crate::PeerKey;
+use crate::budget::Budget;
 
 /// An own node that this one is connected to.
 #[derive(Debug)]

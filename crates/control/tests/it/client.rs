@@ -347,6 +347,7 @@ impl Node {
             have: 1,
             complete,
             final_ok: complete,
+            v2_ok: complete,
             peer_sent: 0,
             serving: true,
             manifest: None,

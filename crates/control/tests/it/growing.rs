@@ -67,6 +67,7 @@ impl Follower {
                 have: 0,
                 complete: false,
                 final_ok: false,
+                v2_ok: false,
                 peer_sent: 0,
                 serving: true,
                 manifest: Some(head),

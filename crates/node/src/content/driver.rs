@@ -1,7 +1,7 @@
 //! The task of one content: it owns the engine, feeds it what happens, and does what it says.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use floodway_proto::digest::PieceDigest;
 use floodway_proto::wire::Limits as WireLimits;
-use floodway_proto::{Bitfield, PieceIndex, Sha256, Time};
-use floodway_store::{Event as StoreEvent, FileStamp, Opened, Store};
+use floodway_proto::{Bitfield, InfoHash, PieceIndex, Sha256, Time};
+use floodway_store::{Event as StoreEvent, FileStamp, Hashes, Opened, Store};
+use floodway_swarm::answers::{Answer, Answers};
 use floodway_swarm::gossip::GossipInput;
 use floodway_swarm::{Config, Input, Output, PeerKey, Sender, Start, Swarm};
 use futures_util::FutureExt;
@@ -29,8 +30,8 @@ use super::park::Park;
 use super::sources::Sources;
 use super::{
     AddError, Command, Complete, Content, ContentError, ContentEvent, ContentSpec, Events,
-    Finished, GrowthSeen, Item, Outcome, Packet, PeerAt, PeerOut, Progress, Reading, Shared, State,
-    Target, disk,
+    Finished, GrowthSeen, Item, KnownTorrent, Outcome, Packet, PeerAt, PeerOut, Progress, Reading,
+    Shared, State, Target, disk,
 };
 use crate::announce::Announcer;
 use crate::session::Session;
@@ -54,6 +55,7 @@ pub(super) struct Driver {
     /// What is known of hashes that become known while they are fetched.
     pub(super) growing: Option<Growing>,
     pub(super) help: Help,
+    answers: Answers,
     pub(super) sources: Sources,
     peers: HashMap<PeerKey, Peer>,
     stock: StockNames,
@@ -145,6 +147,7 @@ pub(crate) async fn start(session: &Session, mut spec: ContentSpec) -> Result<Co
             head: watch::channel(growth.manifest.complete_to()).0,
         }),
         names: RwLock::new(spec.names.clone()),
+        torrents: RwLock::new(torrents(&spec)),
         offered: watch::channel(offered).0,
         store: RwLock::new(Some(Arc::clone(&store))),
         session: session.downgrade(),
@@ -171,6 +174,7 @@ pub(crate) async fn start(session: &Session, mut spec: ContentSpec) -> Result<Co
         tries: FailedTries::default(),
         growing: growing(session, &mut spec, &opened),
         help: Help::default(),
+        answers: Answers::new(spec.layout.piece_count()),
         sources: Sources::default(),
         peers: HashMap::new(),
         stock: StockNames::default(),
@@ -227,10 +231,26 @@ fn swarm(session: &Session, spec: &ContentSpec, opened: &Opened) -> Swarm {
     Swarm::new(config, spec.layout, start, fastrand::u64(..))
 }
 
+/// The torrents whose info dict is known from the start.
+fn torrents(spec: &ContentSpec) -> BTreeMap<InfoHash, KnownTorrent> {
+    let info = spec.info.iter();
+    let torrents = info.map(|(name, info)| {
+        let torrent = KnownTorrent {
+            info: info.clone(),
+            is_v2: false,
+        };
+        (*name, torrent)
+    });
+    torrents.collect()
+}
+
 /// Takes what is known of a growing content's hashes out of the spec.
 fn growing(session: &Session, spec: &mut ContentSpec, opened: &Opened) -> Option<Growing> {
     let growth = spec.growth.take()?;
     let mut growing = Growing::new(session.now(), growth, spec.verifiable);
+    if let Hashes::V1(sha1s) = &spec.hashes {
+        growing.has_sha1s(sha1s);
+    }
     for (piece, digest) in &opened.digests {
         growing.holds(*piece, digest, &spec.layout);
     }
@@ -308,6 +328,8 @@ impl Driver {
         for (piece, digest) in opened.digests {
             self.tell(ContentEvent::PieceDone { piece, digest });
         }
+        // Whoever sees that it is complete sees by which names it answers.
+        self.begin_growing();
         if matches!(spec.target, Target::Seed { .. }) {
             // Such a store only reads: it has nothing to tell.
             self.read_only = true;
@@ -317,7 +339,6 @@ impl Driver {
         } else {
             self.set_state(State::Fetching);
         }
-        self.begin_growing();
         if self.rename && !self.growing.as_ref().is_some_and(Growing::is_open) {
             self.store.finish();
         }
@@ -397,6 +418,7 @@ impl Driver {
     /// Drops the connection. False when that has happened before.
     fn forget_peer(&mut self, peer: PeerKey) -> bool {
         self.gossip(GossipInput::NeighbourDown { peer });
+        self.answers.forget(peer);
         self.peers.remove(&peer).is_some()
     }
 
@@ -425,6 +447,20 @@ impl Driver {
                 Item::Manifest(message) => {
                     self.said(from, |peer| GossipInput::Message { peer, message });
                 }
+                Item::MetadataRequest { info, piece } => {
+                    if let Sender::Peer(peer) = from {
+                        let answer = self.answers.metadata(now, peer, info.as_ref(), piece);
+                        self.answer(peer, answer, PeerOut::Metadata);
+                    }
+                }
+                Item::HashRequest { is_v2, request } => {
+                    if let Sender::Peer(peer) = from {
+                        let known = self.growing.as_ref().filter(|_| is_v2);
+                        let known = known.map(Growing::manifest);
+                        let answer = self.answers.hashes(now, peer, known, &request);
+                        self.answer(peer, answer, PeerOut::Hashes);
+                    }
+                }
                 Item::Block { block, data } => {
                     if !std::mem::replace(&mut self.has_bytes, true) {
                         self.tell(ContentEvent::FirstByte);
@@ -440,6 +476,16 @@ impl Driver {
     fn said(&mut self, from: Sender, input: impl FnOnce(PeerKey) -> GossipInput) {
         if let Sender::Peer(peer) = from {
             self.gossip(input(peer));
+        }
+    }
+
+    fn answer<T>(&mut self, peer: PeerKey, answer: Answer<T>, out: impl FnOnce(T) -> PeerOut) {
+        match answer {
+            Answer::Send(answer) => self.order(peer, out(answer)),
+            Answer::Flood => {
+                tracing::warn!(?peer, "a peer asks for the torrent again and again");
+                self.input(Input::Banish { peer });
+            }
         }
     }
 

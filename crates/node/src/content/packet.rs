@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use floodway_origin::OriginError;
 use floodway_proto::record::Head;
-use floodway_proto::wire::{HttpClaims, ManifestMessage, Message};
+use floodway_proto::wire::{HashRequest, HttpClaims, ManifestMessage, Message, MetadataMessage};
 use floodway_proto::{BlockId, PeerName, PieceIndex};
 use floodway_swarm::{HttpEnd, Input, PeerKey, RequestKey, Sender};
 use tokio::sync::mpsc;
@@ -57,6 +57,10 @@ pub(crate) enum Item {
     Neighbour { head: Head, is_relay: bool },
     /// It says something about the content's records and hashes.
     Manifest(ManifestMessage),
+    /// It asks for a piece of the info dict of the torrent by whose name it came; `None`: that is not given.
+    MetadataRequest { info: Option<Bytes>, piece: u32 },
+    /// It asks for hashes; by the name of a v2 torrent, or not.
+    HashRequest { is_v2: bool, request: HashRequest },
 }
 
 /// One thing for a connection to send.
@@ -67,6 +71,10 @@ pub(crate) enum PeerOut {
     Claims(HttpClaims),
     /// About the records and hashes of a growing content.
     Manifest(ManifestMessage),
+    /// The answer to an [`Item::MetadataRequest`].
+    Metadata(MetadataMessage),
+    /// The answer to an [`Item::HashRequest`].
+    Hashes(Message),
     Block(BlockId),
 }
 

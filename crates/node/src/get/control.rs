@@ -254,6 +254,7 @@ fn request(
         have: 0,
         complete: false,
         final_ok: false,
+        v2_ok: false,
         peer_sent: 0,
         serving: false,
         // Nothing is known yet: control sends the genesis and all records.
@@ -392,6 +393,7 @@ mod tests {
             sid: SID,
             complete: false,
             final_ok: true,
+            v2_ok: true,
             manifest: None,
         });
         assert!(asks(&subject(), &orders, &status, true).is_empty());

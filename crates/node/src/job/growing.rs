@@ -12,7 +12,7 @@ use floodway_store::Hashes;
 use super::orders::Orders;
 use super::transfer::{Run, run};
 use super::{Fetched, GetError, GetEvent, Job, Step, VerifiedBy};
-use crate::manifest::{records, unix_us, v2_name};
+use crate::manifest::{expand, records, unix_us, v2_name};
 use crate::{ContentEvent, ContentSpec, Growth, Target};
 
 /// How often it is told how much of a growing content can be verified.
@@ -43,6 +43,7 @@ pub(super) async fn by_genesis(job: &mut Job, genesis: &Genesis) -> Result<Fetch
         } else {
             vec![sid.truncated()]
         },
+        info: None,
         sid: Some(sid),
         layout,
         hashes: Hashes::Facts(growth.nodes()),
@@ -72,6 +73,7 @@ pub(super) fn growth(job: &Job, genesis: &Genesis) -> Result<Growth, ManifestErr
     if let Some(data) = job.data() {
         let mut kept = data.records(genesis.sid());
         kept.retain(|record| manifest.apply(record).is_ok());
+        expand(&mut manifest, &data.hashes(genesis.sid()));
         let saved = data.save_genesis(genesis);
         // Without them a restart asks control again.
         if let Err(error) = saved.and_then(|()| data.save_records(genesis.sid(), &kept)) {
@@ -151,12 +153,18 @@ impl Run<'_> {
                 .data()
                 .zip(self.sid)
                 .map(|(data, sid)| data.add_record(sid, record)),
-            ContentEvent::Final { torrent, .. } => {
+            ContentEvent::Final {
+                torrent, hashes, ..
+            } => {
                 self.is_final = true;
                 let orders = self.job.orders.borrow().clone();
                 self.set_sources(&orders);
-                let kept = self.job.data().zip(self.sid).zip(torrent.as_ref());
-                kept.map(|((data, sid), torrent)| data.save_torrent(sid, &torrent.encode()))
+                let keeps = self.job.data().zip(self.sid);
+                keeps.map(|(data, sid)| {
+                    let torrent = torrent.as_ref();
+                    torrent.map_or(Ok(()), |torrent| data.save_torrent(sid, &torrent.encode()))?;
+                    data.save_hashes(sid, hashes)
+                })
             }
             _ => None,
         };

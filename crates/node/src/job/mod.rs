@@ -9,7 +9,8 @@ mod growing;
 mod one_get;
 pub(crate) mod orders;
 mod plain;
-mod sources;
+pub(crate) mod sink;
+pub(crate) mod sources;
 mod transfer;
 
 use std::fmt;
@@ -127,6 +128,8 @@ pub(crate) struct Serving {
     pub(crate) complete: bool,
     /// Its final names are known here.
     pub(crate) final_ok: bool,
+    /// It answers by those of v2 torrents too.
+    pub(crate) v2_ok: bool,
     /// How far its records are known, if it is verified by them.
     pub(crate) manifest: Option<Head>,
 }
@@ -162,6 +165,7 @@ impl Status {
             have: self.bytes,
             complete: serving.complete,
             final_ok: serving.final_ok,
+            v2_ok: serving.v2_ok,
             peer_sent: self.counters.sent,
             serving: true,
             manifest: serving.manifest,
@@ -293,6 +297,8 @@ pub(crate) struct Job {
     pub(crate) board: Board,
     pub(crate) reasons: Reasons,
     pub(crate) listener: Listener,
+    /// Where the file's bytes go beside the disk.
+    pub(crate) sink: Option<sink::Sink>,
 }
 
 impl Job {

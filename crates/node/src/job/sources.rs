@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use floodway_api::sync::ContentInfo;
 use floodway_origin::{Access, Bearer, Expectation, SourceUrl, Validator};
+use floodway_proto::metainfo::Metainfo;
 use floodway_proto::{InfoHash, SafeName, Sid};
 use floodway_swarm::SourceClass;
 
@@ -21,6 +23,13 @@ pub(super) fn names(info_hash: InfoHash, sid: Option<Sid>, no_p2p: bool) -> Vec<
         .into_iter()
         .chain([info_hash])
         .collect()
+}
+
+/// The torrent's info dict, for peers that know only its name. Private torrents of others are not passed on (BEP 27); of
+/// our own control publishes magnet links although they are private: who knows the name may have the bytes.
+pub(crate) fn info_for_peers(torrent: &Metainfo, sid: Option<Sid>) -> Option<(InfoHash, Bytes)> {
+    let may = sid.is_some() || !torrent.info.private;
+    may.then(|| (torrent.info_hash, torrent.raw_info.clone()))
 }
 
 /// A web seed (BEP 19): a URL that ends in a slash wants the name behind it. What cannot be read is left out.

@@ -13,7 +13,7 @@ use url::Url;
 
 use super::growing::{growth, signed_v2_name};
 use super::orders::{Orders, asks_ticket, may_add_origin};
-use super::sources::{Capabilities, helpers, names, peers, relays, web_seed};
+use super::sources::{Capabilities, helpers, info_for_peers, names, peers, relays, web_seed};
 use super::{Fetched, GetError, GetEvent, Job, Nudge, Serving, VerifiedBy, identity_of};
 use crate::node::add_known;
 use crate::origin_source::{agrees, probe, source};
@@ -79,6 +79,7 @@ pub(super) async fn by_torrent(
     let growth = genesis.and_then(|genesis| growth(job, &genesis).ok());
     let spec = ContentSpec {
         names,
+        info: info_for_peers(torrent, sid),
         sid,
         layout,
         hashes: Hashes::V1(info.pieces.clone()),
@@ -186,7 +187,12 @@ pub(super) async fn run(
         kept_at: now,
         peer_at: now,
     };
-    let result = run.finish().await;
+    let (content, mut sink) = (run.content.clone(), run.job.sink.take());
+    let result = match &mut sink {
+        Some(sink) => sink.along(&content, run.finish()).await,
+        None => run.finish().await,
+    };
+    run.job.sink = sink;
     if let Some(probing) = run.probing.take() {
         probing.abort();
     }
@@ -204,6 +210,7 @@ pub(super) async fn run(
                     sid,
                     complete: true,
                     final_ok: true,
+                    v2_ok: content.answers_v2(),
                     manifest: content.head(),
                 });
             });
@@ -337,6 +344,7 @@ impl Run<'_> {
             sid,
             complete: false,
             final_ok: self.is_final,
+            v2_ok: self.content.answers_v2(),
             manifest: self.content.head(),
         });
         let before = self.job.board.get().serving;

@@ -10,12 +10,13 @@ use floodway_proto::genesis::Genesis;
 use floodway_proto::manifest::Manifest;
 use floodway_proto::metainfo::Metainfo;
 use floodway_proto::record::{Head, Signed};
-use floodway_proto::{InfoHash, PieceIndex, SafeName, Sid};
+use floodway_proto::{InfoHash, PieceIndex, SafeName, Sha256, Sid};
 use floodway_store::Hashes;
 use floodway_swarm::{Limits, Order as PieceOrder, Prefer, SourceClass};
 
 use super::work::{News, Note, Tools, failure};
-use crate::manifest::{unix_us, v2_name};
+use crate::job::sources::info_for_peers;
+use crate::manifest::{expand, unix_us, v2_name};
 use crate::node::add_known;
 use crate::origin_source::{expectation, same_host};
 use crate::{Content, ContentSpec, Growth, HttpSource, State, Target};
@@ -107,6 +108,7 @@ impl Held {
         let path = folder.join(genesis.name.as_str());
         let mut spec = ContentSpec {
             names: Vec::new(),
+            info: None,
             sid: Some(order.sid),
             layout,
             hashes: Hashes::Facts(growth.nodes()),
@@ -129,6 +131,7 @@ impl Held {
         };
         if let Some(torrent) = &torrent {
             spec.names = vec![order.sid.truncated(), torrent.info_hash];
+            spec.info = info_for_peers(torrent, Some(order.sid));
             spec.hashes = Hashes::V1(torrent.info.pieces.clone());
             spec.verifiable = true;
             spec.sources = Vec::new();
@@ -224,12 +227,16 @@ impl Held {
         tools: &Tools,
         torrent: Option<&Metainfo>,
         names: &[InfoHash],
+        hashes: &[Sha256],
     ) {
         self.is_final = true;
         self.open_to_others(tools);
         for &name in names {
             // The same bytes of another content of this node: that one answers by their common name.
             let _ = self.content.add_name(name);
+        }
+        if let Err(error) = tools.data.save_hashes(self.sid, hashes) {
+            tracing::warn!(%error, "hashes could not be kept; after a restart peers do not get them here");
         }
         let Some(torrent) = torrent else {
             return;
@@ -278,6 +285,7 @@ impl Held {
                 have: progress.have_bytes,
                 complete: self.complete,
                 final_ok: self.is_final,
+                v2_ok: self.content.answers_v2(),
                 peer_sent: progress.counters.sent,
                 serving: !self.is_hidden(),
                 manifest: self.content.head().map(|_| self.told),
@@ -292,6 +300,7 @@ fn growth(tools: &Tools, genesis: &Genesis) -> Result<Growth, Box<dyn std::error
     let mut manifest = Manifest::new(genesis.clone(), Accept::Sealed)?;
     let mut kept = tools.data.records(genesis.sid());
     kept.retain(|record| manifest.apply(record).is_ok());
+    expand(&mut manifest, &tools.data.hashes(genesis.sid()));
     tools.data.save_records(genesis.sid(), &kept)?;
     Ok(Growth {
         manifest,

@@ -300,8 +300,12 @@ impl Work {
                 self.tell(held.holds(false));
                 None
             }
-            ContentEvent::Final { torrent, names } => {
-                held.became_final(&self.tools, torrent.as_deref(), names);
+            ContentEvent::Final {
+                torrent,
+                names,
+                hashes,
+            } => {
+                held.became_final(&self.tools, torrent.as_deref(), names, hashes);
                 self.tell(held.holds(true));
                 None
             }

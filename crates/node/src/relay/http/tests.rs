@@ -96,6 +96,7 @@ fn content(layout: Layout, bytes: &[u8], target: Target) -> ContentSpec {
     };
     ContentSpec {
         names: Vec::new(),
+        info: None,
         sid: Some(SID),
         layout,
         hashes: Hashes::V1(info.pieces),
