@@ -348,6 +348,48 @@ fn a_full_disk_pauses_says_so_and_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn an_agent_with_a_full_disk_says_so_in_its_task_and_goes_on_when_there_is_room() {
+    let Some(mut site) = Site::start(env!("CARGO_BIN_EXE_floodway"), None) else {
+        return;
+    };
+    let (url, sha256) = site.file("disk.img", 48 * MIB);
+    let files = site.dir.folder("small");
+    let Some(disk) = SmallDisk::mount(files.clone(), 24) else {
+        return;
+    };
+    let _relay = site.fleet.relays(1);
+    let token = site.fleet.join_token();
+    let dir = files.display().to_string();
+    let _agent = site.fleet.node("agent", &token, &["--dir", &dir]);
+    let mut publish = site
+        .fleet
+        .cli()
+        .args(["publish", &url, "--to", "all", "--wait"])
+        .patience(PATIENCE)
+        .start();
+    publish.stderr_line("space");
+    let tasks = site.fleet.api().get("/api/v1/tasks").json();
+    let id = task_id(&tasks["tasks"][0]);
+    let agent = || site.fleet.task(&id)["agents"][0].clone();
+    let paused = agent();
+    assert_eq!(paused["state"], "downloading", "{paused:#}");
+    let reason = paused["reason"].as_str().unwrap_or_default();
+    assert!(
+        reason.starts_with("paused: ") && reason.contains("space"),
+        "{paused:#}"
+    );
+    assert!(!files.join("disk.img").exists());
+    disk.grow(200);
+    wait_until("the agent to go on", PATIENCE, || {
+        let reason = agent()["reason"].to_string();
+        (!reason.contains("paused")).then_some(())
+    });
+    publish.finish().expect_code(0);
+    assert_eq!(sha256_file(files.join("disk.img")), sha256);
+    drop(disk);
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_is_named() {
     let dir = TestDir::new();
     random_file(dir.folder("origin").join("disk.img"), MIB, 45);

@@ -340,6 +340,17 @@ impl Run<'_> {
         if let Some(reason) = of_event(event) {
             self.job.reasons.add(reason);
         }
+        // Whoever waits for the task is told why nothing moves.
+        match event {
+            ContentEvent::Paused(_) => {
+                let reason = of_event(event);
+                (self.job.board).set(Nudge::Changed, |status| status.reason = reason);
+            }
+            ContentEvent::Resumed => {
+                (self.job.board).set(Nudge::Changed, |status| status.reason = None);
+            }
+            _ => {}
+        }
         self.step(event);
         self.growth_event(event);
         if let ContentEvent::SourceFailed {
