@@ -70,6 +70,37 @@ fn get_with_control_makes_a_relay_task_on_the_spot() {
 }
 
 #[test]
+fn get_with_an_agents_token_is_a_node_beside_it() {
+    let Some(mut site) = site(None) else { return };
+    let (url, sha256) = site.file("disk.img", 8 * MIB);
+    let agent = site.fleet.agents(1).remove(0);
+    let identity = fs::read(agent.data.join("node.json")).expect("the agent's identity");
+    let identity: serde_json::Value = serde_json::from_slice(&identity).unwrap();
+    let token = identity["token"].as_str().unwrap();
+    let node = || {
+        let nodes = site.fleet.api().get("/api/v1/nodes").json();
+        let mut nodes = nodes["nodes"].as_array().unwrap().clone();
+        nodes.retain(|node| node["peer"] == agent.ready.peer());
+        nodes
+    };
+    site.fleet.await_live_nodes(1);
+    let before = node();
+    assert_eq!(before.len(), 1, "the agent, with its address");
+    let done = site
+        .fleet
+        .cli_with(token)
+        .args(["get", &url, "--json", "--listen", "127.0.0.1:0"])
+        .run()
+        .expect_code(0)
+        .last_json();
+    assert_eq!(done["sha256"], *sha256);
+    let after = node();
+    assert_eq!(after.len(), 1, "the agent still has its address: {after:?}");
+    assert_eq!(after[0]["node"], before[0]["node"]);
+    assert_eq!(after[0]["live"], true, "{after:?}");
+}
+
+#[test]
 fn get_with_control_but_without_relays_reads_the_origin_on_a_ticket() {
     let Some(site) = site(None) else { return };
     let (url, sha256) = site.file("disk.img", 16 * MIB);
