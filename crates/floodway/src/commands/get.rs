@@ -16,7 +16,7 @@ use self::view::View;
 use super::torrent;
 use crate::client::{self, ClientArgs};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::{later, runtime, signals};
+use crate::{later, runtime, say, signals};
 
 /// Where peers connect unless told otherwise: every address, a free port.
 pub(crate) const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -144,13 +144,7 @@ pub(crate) fn run(args: GetArgs, started: Instant) -> Outcome {
 fn spec(args: GetArgs, started: Instant) -> Result<GetSpec, Failure> {
     let source = source(&args.source)?;
     if args.json {
-        let output = args.output.as_deref().unwrap_or_else(|| Path::new("."));
-        if std::path::absolute(output).is_ok_and(|path| path.to_str().is_none()) {
-            return Err(Failure::usage(
-                "the output path is not UTF-8 text, and JSON can hold nothing else",
-            )
-            .hint("leave `--json` away, or choose another path with `-o`"));
-        }
+        say::fits_json(args.output.as_deref().unwrap_or_else(|| Path::new(".")))?;
     }
     Ok(GetSpec {
         control: control(&args.client, &source)?,
