@@ -240,3 +240,33 @@ fn the_ready_line_is_one_compact_object_on_stdout() {
         assert!(line.contains("\"peer\":null"), "{line}");
     }
 }
+
+#[test]
+fn limits_of_zero_are_refused_wherever_they_are_given() {
+    let dir = TestDir::new();
+    for role in ["relay", "agent", "serve"] {
+        for limit in ["max-down", "max-up"] {
+            let start = || {
+                floodway()
+                    .args([role, "--http", "127.0.0.1:0", "--data"])
+                    .arg(dir.join("data"))
+                    .env("FLOODWAY_CONTROL", "http://127.0.0.1:1")
+                    .env("FLOODWAY_TOKEN", "some-token")
+            };
+            let key = limit.replace('-', "_");
+            let config = dir.join("zero.toml");
+            fs::write(&config, format!("{key} = '0'\n")).unwrap();
+            for (program, name) in [
+                (start().args([&format!("--{limit}"), "0"]), limit),
+                (start().arg("--config").arg(&config), &key),
+                (
+                    start().env(format!("FLOODWAY_{}", key.to_uppercase()), "0"),
+                    &key.to_uppercase(),
+                ),
+            ] {
+                let output = program.run().expect_code(2);
+                assert!(output.stderr.contains(name), "{role}: {}", output.stderr);
+            }
+        }
+    }
+}
