@@ -270,3 +270,30 @@ fn limits_of_zero_are_refused_wherever_they_are_given() {
         }
     }
 }
+
+#[test]
+fn an_empty_address_of_control_is_none() {
+    let dir = TestDir::new();
+    let run = |args: &[&str], control: &str| {
+        let program = floodway().args(args).folder(&*dir);
+        program.env("FLOODWAY_CONTROL", control).run()
+    };
+    let missing = format!("file://{}", dir.join("missing").display());
+    // Without control the file is looked for here; with one it would be on a relay, and need a token.
+    run(&["get", &missing], "").expect_code(4);
+    for args in [
+        &["task", "list"][..],
+        &["publish", "http://127.0.0.1:1/x"],
+        &["node", "list"],
+        &["agent"],
+    ] {
+        let output = run(args, "").expect_code(2);
+        assert!(output.stderr.contains("no address"), "{}", output.stderr);
+        let output = run(args, "nonsense").expect_code(2);
+        assert!(
+            output.stderr.contains("FLOODWAY_CONTROL"),
+            "{}",
+            output.stderr
+        );
+    }
+}

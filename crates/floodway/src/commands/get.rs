@@ -189,7 +189,7 @@ fn source(text: &str) -> Result<GetSource, Failure> {
 
 /// Control, if it is known and the source has to do with it.
 fn control(client: &ClientArgs, source: &GetSource) -> Result<Option<ControlAccess>, Failure> {
-    let Some(control) = &client.control else {
+    let Some(control) = client.control()? else {
         return Ok(None);
     };
     if matches!(source, GetSource::Torrent(_)) {
