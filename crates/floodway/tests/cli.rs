@@ -297,3 +297,42 @@ fn an_empty_address_of_control_is_none() {
         );
     }
 }
+
+#[test]
+fn hints_are_about_what_happened() {
+    let dir = TestDir::new();
+    let run = |args: &[&str]| floodway().args(args).folder(&*dir).run();
+    let refused = run(&["get", "http://127.0.0.1:1/x", "--no-origin"]).expect_code(5);
+    assert!(
+        refused.stderr.contains("--no-origin") && !refused.stderr.contains("--allow-origin"),
+        "{}",
+        refused.stderr
+    );
+    // No operator could allow it.
+    let control = ["--control", "http://127.0.0.1:1", "--token-file", "token"];
+    fs::write(dir.join("token"), "some-token").unwrap();
+    let args = [&["publish", "ftp://a/b"][..], &control].concat();
+    let refused = run(&args).expect_code(2);
+    assert!(
+        refused.stderr.contains("`ftp:`") && !refused.stderr.contains("--allow-origin"),
+        "{}",
+        refused.stderr
+    );
+    fs::write(dir.join("f.bin"), "some bytes").unwrap();
+    let udp = "udp://tracker.example:6969/announce";
+    let create = ["torrent", "create", "f.bin", "--tracker", udp];
+    let made = run(&create).expect_code(0);
+    assert!(
+        made.stderr.contains(udp) && made.stderr.contains("HTTP trackers only"),
+        "{}",
+        made.stderr
+    );
+    let create = [
+        "torrent",
+        "create",
+        "f.bin",
+        "--tracker",
+        "http://t/announce",
+    ];
+    assert_eq!(run(&create).expect_code(0).stderr, "");
+}

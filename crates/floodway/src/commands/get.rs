@@ -209,12 +209,12 @@ fn control(client: &ClientArgs, source: &GetSource) -> Result<Option<ControlAcce
 pub(crate) fn failure(error: GetError) -> Failure {
     let failure = Failure::new(Exit::from_code(error.exit_code()), &error);
     match &error {
-        GetError::Origin(_) => failure.hint("the fault is at the origin or on the way to it; what was fetched is kept: run the same command again to resume"),
+        GetError::Origin(_) => failure.hint("the fault is at the origin or on the way to it; run the same command again, which resumes if the origin allows it"),
         GetError::Control(error) if error.is_token_refused() => {
             failure.hint("check the token: `floodway node token create` makes a new one")
         }
         GetError::Control(_) => failure.hint("check that control runs, and `--control` or FLOODWAY_CONTROL"),
-        GetError::Refused(_) => failure.hint("control's `--allow-origin` says which origins may be read"),
+        // What refuses (an option, a policy, control's list of origins) says itself what to do.
         _ => failure,
     }
 }

@@ -7,6 +7,7 @@ use floodway_api::rest::{CreateTask, Task, TaskAgent, TaskState};
 use floodway_api::sync::AgentState;
 use floodway_node::control_client::ControlClient;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use super::task;
 use crate::client::{ClientArgs, failure};
@@ -39,6 +40,7 @@ pub(crate) struct PublishArgs {
 
 pub(crate) fn run(args: PublishArgs) -> Outcome {
     later::refuse_scheme(&args.url)?;
+    check_scheme(&args.url)?;
     let client = args.client.operator()?;
     runtime::small()?.block_on(async {
         let shutdown = signals::shutdown()?;
@@ -66,6 +68,17 @@ pub(crate) fn run(args: PublishArgs) -> Outcome {
             }
         }
     })
+}
+
+/// Refuses what no allow-list could permit. What is no URL at all is control's to refuse.
+fn check_scheme(url: &str) -> Result<(), Failure> {
+    match Url::parse(url) {
+        Ok(url) if !matches!(url.scheme(), "http" | "https" | "file") => Err(Failure::usage(
+            format_args!("`{}:` is no scheme that origins are read by", url.scheme()),
+        )
+        .hint("an origin is http(s)://…, or file:///… on the relays")),
+        _ => Ok(()),
+    }
 }
 
 enum End {

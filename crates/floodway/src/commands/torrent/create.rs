@@ -66,6 +66,13 @@ pub(crate) fn run(args: CreateArgs) -> Outcome {
                 .hint("torrents of folders come with a later release"),
         );
     }
+    for tracker in &args.tracker {
+        if !matches!(tracker.scheme(), "http" | "https") {
+            say::note(format_args!(
+                "note: {tracker} goes into the torrent for other clients: this version of Floodway announces to HTTP trackers only"
+            ));
+        }
+    }
     let layout = layout(metadata.len(), args.piece_length)?;
     let pieces = hash(&file, layout).map_err(|error| unreadable(&args.file, &error))?;
     let info = Info {
