@@ -312,6 +312,7 @@ impl Book {
             board: board.clone(),
             reasons: Reasons::new(|reason| tracing::info!(reason)),
             listener: Arc::new(|_| ()),
+            one_get: false,
         };
         let data = Arc::clone(&self.tools.data);
         let task = tokio::spawn(execute(job, data));

@@ -130,7 +130,8 @@ fn hex<S: Serializer>(digest: &Option<Sha256>, serializer: S) -> Result<S::Ok, S
 /// `shutdown` ends it early: what is on disk is kept for a resume. Stopped while seeding it has succeeded.
 ///
 /// # Errors
-/// [`GetError`], whose [`exit_code`](GetError::exit_code) classifies it; [`GetError::Interrupted`] after `shutdown`.
+/// [`GetError`], whose [`exit_code`](GetError::exit_code) classifies it; [`GetError::Interrupted`] (or
+/// [`GetError::InterruptedAnew`]) after `shutdown`.
 pub async fn run(
     spec: GetSpec,
     shutdown: impl Future<Output = ()>,
@@ -186,6 +187,10 @@ async fn work_until(
             error = conversation.hold() => Err(error),
             () = shutdown.as_mut() => Err(GetError::Interrupted),
         }
+    };
+    let result = match result {
+        Err(GetError::Interrupted) if started.running.job.one_get => Err(GetError::InterruptedAnew),
+        result => result,
     };
     let result = match result {
         Ok(fetched) => {
@@ -292,6 +297,7 @@ fn job(
         board,
         reasons: Reasons::new(move |reason| tell(GetEvent::Reason(reason))),
         listener: Arc::clone(listener),
+        one_get: false,
     })
 }
 

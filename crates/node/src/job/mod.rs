@@ -293,6 +293,8 @@ pub(crate) struct Job {
     pub(crate) board: Board,
     pub(crate) reasons: Reasons,
     pub(crate) listener: Listener,
+    /// It comes by one GET: what is fetched so far is of no use to a later run.
+    pub(crate) one_get: bool,
 }
 
 impl Job {
