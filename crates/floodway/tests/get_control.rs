@@ -138,6 +138,12 @@ fn get_falls_back_when_control_is_away_and_says_why() {
     let done = output.last_json();
     assert_eq!(done["sha256"], *sha256);
     assert_eq!(done["verified_by"], "transport");
+    let lines = output.stdout.lines();
+    let waiting: Vec<_> = lines.filter(|line| line.contains("\"waiting\"")).collect();
+    assert!(
+        !waiting.is_empty() && waiting.windows(2).all(|two| two[0] != two[1]),
+        "what is waited for is said when it changes: {waiting:#?}"
+    );
     assert!(done["reasons"].to_string().contains("control"), "{done}");
     assert!(
         output.seconds >= 4.0,
