@@ -241,3 +241,21 @@ fn a_demo_runs_and_reports() {
         .collect();
     assert_eq!(left, ["disk.img"], "work files are removed");
 }
+
+#[test]
+fn a_demo_without_json_prints_its_report_and_nothing_else() {
+    let dir = TestDir::new();
+    random_file(dir.join("disk.img"), MIB, 5);
+    let output = Program::new(env!("CARGO_BIN_EXE_floodway"))
+        .args(["demo", "--file", "disk.img", "--agents", "1"])
+        .folder(&*dir)
+        .patience(Site::PATIENCE)
+        .run()
+        .expect_code(0);
+    assert!(output.stderr.contains("preparing"), "{}", output.stderr);
+    assert!(
+        !output.stdout.contains(" …") && !output.stdout.trim().is_empty(),
+        "{}",
+        output.stdout
+    );
+}
