@@ -392,7 +392,7 @@ fn an_agent_with_a_full_disk_says_so_in_its_task_and_goes_on_when_there_is_room(
     let _relay = site.fleet.relays(1);
     let token = site.fleet.join_token();
     let dir = files.display().to_string();
-    let _agent = site.fleet.node("agent", &token, &["--dir", &dir]);
+    let mut agent_node = site.fleet.node("agent", &token, &["--dir", &dir]);
     let mut publish = site
         .fleet
         .cli()
@@ -403,13 +403,23 @@ fn an_agent_with_a_full_disk_says_so_in_its_task_and_goes_on_when_there_is_room(
     let tasks = site.fleet.api().get("/api/v1/tasks").json();
     let id = task_id(&tasks["tasks"][0]);
     let agent = || site.fleet.task(&id)["agents"][0].clone();
-    let paused = agent();
-    assert_eq!(paused["state"], "downloading", "{paused:#}");
-    let reason = paused["reason"].as_str().unwrap_or_default();
-    assert!(
-        reason.starts_with("paused: ") && reason.contains("space"),
-        "{paused:#}"
-    );
+    let await_paused = || {
+        wait_until("the agent to say why it waits", PATIENCE, || {
+            let paused = agent();
+            assert_eq!(paused["state"], "downloading", "{paused:#}");
+            let reason = paused["reason"].as_str()?;
+            (reason.starts_with("paused: ") && reason.contains("space")).then_some(())
+        });
+    };
+    await_paused();
+    // Started anew it cannot even open what it has, and waits as well.
+    agent_node.process.restart();
+    agent_node.process.ready();
+    agent_node.process.stderr_line("the disk refused");
+    let relay_task = site.fleet.task(&id)["relay_task"].clone();
+    let relay_task = relay_task.as_str().unwrap();
+    site.fleet.await_task(relay_task, &["final"], PATIENCE);
+    await_paused();
     assert!(!files.join("disk.img").exists());
     disk.grow(200);
     wait_until("the agent to go on", PATIENCE, || {

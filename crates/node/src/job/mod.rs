@@ -7,6 +7,7 @@
 mod error;
 mod growing;
 mod one_get;
+mod open;
 pub(crate) mod orders;
 mod plain;
 mod sources;

@@ -11,10 +11,10 @@ use tokio::task::JoinHandle;
 use url::Url;
 
 use super::growing::growth;
+use super::open::open;
 use super::orders::{Orders, asks_ticket, may_add_origin};
 use super::sources::{Capabilities, names, peers, relays, web_seed};
 use super::{Fetched, GetError, GetEvent, Job, Nudge, Serving, VerifiedBy, identity_of};
-use crate::node::add_known;
 use crate::origin_source::{agrees, probe, source};
 use crate::reasons::of_event;
 use crate::{Content, ContentEvent, ContentSpec, Finished, HttpSource, Target};
@@ -154,7 +154,8 @@ pub(super) async fn run(
     // Whoever wants a digest of the whole must read the file.
     let data = job.link.as_ref().and_then(|link| link.data.clone());
     let known = data.as_deref().filter(|_| !spec.linear_digest);
-    let (content, _) = add_known(&job.session, known, spec).await?;
+    let content = open(job, known, spec).await?;
+    job.board.state(AgentState::Downloading, None);
     let now = Instant::now();
     let mut run = Run {
         job,
@@ -396,7 +397,7 @@ impl Run<'_> {
         };
         let quiet = self.kept_at.elapsed();
         let is_final = orders.info.as_ref().is_some_and(|info| info.is_final);
-        if self.is_growing && !self.is_final && is_final && quiet >= STRANDED {
+        if self.is_growing && !self.is_final && is_final && quiet >= STRANDED && !self.paused() {
             // Records that say what its last pieces hash to were lost on the way.
             return Err(GetError::ByTorrent);
         }
