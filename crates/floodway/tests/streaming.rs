@@ -122,6 +122,52 @@ fn agents_have_the_first_pieces_while_the_relay_fetches_the_rest() {
 }
 
 #[test]
+fn two_relays_report_only_what_they_read_themselves() {
+    let mut stage = Stage::new(24 * MIB, 4 * MIB);
+    let relays = stage.fleet.relays(2);
+    let agents = stage.fleet.agents(1);
+    stage.fleet.await_live_nodes(3);
+    let task = stage.begin();
+    let ended = stage.ends(&task, &agents);
+    // Both have all of it, half of it from each other.
+    for relay in &relays {
+        let sid = ended["sid"].as_str().unwrap();
+        let path = format!("contents/{sid}/disk.img");
+        wait_until("the whole at the relay", PATIENCE, || {
+            let bytes = fs::read(relay.data.join(&path)).ok()?;
+            (bytes == stage.origin.body()).then_some(())
+        });
+        let of_peers = relay.metric("floodway_peer_received_bytes_total");
+        assert!(of_peers >= PIECE, "{of_peers} bytes from the other relay");
+        let said = relay.process.stderr();
+        assert!(!said.contains("control did not take"), "{said}");
+    }
+    let said = stage.fleet.control.stderr();
+    assert!(!said.contains("reported pieces do not count"), "{said}");
+    let sent = stage.origin.body_bytes();
+    assert!(sent * 10 <= stage.length * 11, "{sent} bytes of one copy");
+}
+
+#[test]
+fn who_reaches_no_peer_reads_hashes_and_pieces_of_a_relay_over_http() {
+    let mut stage = Stage::new(24 * MIB, 2 * MIB);
+    let relays = stage.fleet.relays(1);
+    stage.fleet.await_live_nodes(1);
+    let token = stage.fleet.join_token();
+    let args = ["get", &stage.url, "--no-p2p", "--json", "-o", "alone.img"];
+    let mut get = stage.fleet.cli_with(&token).args(args).start();
+    get.event("first_verified_piece");
+    let early = of_origin(&relays[0]);
+    assert!(early < stage.length, "the relay still fetches: {early}");
+    let done = get.finish().expect_code(0).last_json();
+    assert_eq!(done["verified_by"], "facts", "{done}");
+    assert_eq!(done["relay_bytes"], stage.length, "{done}");
+    assert_eq!(relays[0].metric("floodway_peer_sent_bytes_total"), 0);
+    let sent = stage.origin.body_bytes();
+    assert!(sent * 10 <= stage.length * 11, "{sent} bytes of one copy");
+}
+
+#[test]
 fn a_relay_killed_midway_goes_on_with_what_it_has() {
     let mut stage = Stage::new(16 * MIB, 2 * MIB);
     let agents = stage.fleet.agents(2);

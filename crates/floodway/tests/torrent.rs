@@ -206,9 +206,9 @@ fn corrupt_torrents_are_exit_2_and_say_what_is_wrong() {
         replaced("6:lengthi1048576e", "6:lengthi-1e"),
         replaced("6:lengthi1048576e", "6:lengthi1048577e"),
         replaced("6:lengthi1048576e", "6:lengthi9223372036854775807e"),
-        replaced("12:piece lengthi262144e", "12:piece lengthi0e"),
+        replaced("12:piece lengthi65536e", "12:piece lengthi0e"),
         replaced(
-            "12:piece lengthi262144e",
+            "12:piece lengthi65536e",
             "12:piece lengthi99999999999999999999e",
         ),
         b"d4:infod6:lengthi1e4:name1:a12:piece lengthi16384e6:pieces0:ee".to_vec(),

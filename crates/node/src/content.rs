@@ -1,6 +1,5 @@
 //! One content of a session: the handle that the roles hold, and what its parts share.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -15,17 +14,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::session::{Session, WeakSession};
 
+mod addresses;
 mod blame;
 mod disk;
 mod driver;
 mod growing;
+mod help;
 mod packet;
 mod park;
 mod sources;
 mod spec;
 
+pub use addresses::PeerAt;
 pub(crate) use driver::start;
 pub use growing::Growth;
+pub(crate) use growing::Known;
+pub use help::Helper;
 pub(crate) use packet::{Item, Packet, PeerOut, Reading};
 pub use spec::{
     AddError, ContentError, ContentEvent, ContentSpec, Finished, HttpSource, Progress, ReadError,
@@ -68,7 +72,7 @@ pub(crate) struct Shared {
 pub(crate) struct GrowthSeen {
     pub(crate) is_relay: bool,
     /// The newest record of control up to which all is known.
-    head: Mutex<Head>,
+    head: watch::Sender<Head>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -92,10 +96,13 @@ pub(crate) struct Complete {
 
 /// What the handle asks of the driver.
 pub(crate) enum Command {
-    AddPeers(Vec<SocketAddr>),
+    AddPeers(Vec<PeerAt>),
     SetSources(Vec<HttpSource>),
     SetLeases(Vec<Range<u32>>),
     Records(Vec<Signed>),
+    SetHelpers(Vec<Helper>, Head),
+    /// Looks at what is known of a growing content.
+    Look(Look),
     SetLimits(Limits),
     Finish,
     Stop {
@@ -103,6 +110,9 @@ pub(crate) enum Command {
         stopped: oneshot::Sender<()>,
     },
 }
+
+/// Looks at what is known of a content, if it grows.
+type Look = Box<dyn FnOnce(Option<Known<'_>>) + Send>;
 
 /// Those who listen, and what happened before the first of them did.
 #[derive(Default)]
@@ -138,15 +148,14 @@ impl Shared {
 
     /// The newest record of control up to which all is known, if the content grows.
     pub(crate) fn head(&self) -> Head {
-        let head = self.growth.as_ref().map(|growth| &growth.head);
-        head.map_or_else(Head::default, |head| {
-            *head.lock().unwrap_or_else(PoisonError::into_inner)
-        })
+        let head = self.growth.as_ref().map(|growth| *growth.head.borrow());
+        head.unwrap_or_default()
     }
 
     fn set_head(&self, head: Head) {
         if let Some(growth) = &self.growth {
-            *growth.head.lock().unwrap_or_else(PoisonError::into_inner) = head;
+            let is_new = |known: &mut Head| std::mem::replace(known, head) != head;
+            growth.head.send_if_modified(is_new);
         }
     }
 
@@ -268,7 +277,8 @@ impl Content {
     }
 
     /// Peers may be found at these addresses.
-    pub fn add_peers(&self, peers: Vec<SocketAddr>) {
+    pub fn add_peers(&self, peers: impl IntoIterator<Item = impl Into<PeerAt>>) {
+        let peers = peers.into_iter().map(Into::into).collect();
         self.command(Command::AddPeers(peers));
     }
 
@@ -299,6 +309,31 @@ impl Content {
     /// Records about a growing content, from control or from disk. Each is verified, and passed on if it is new.
     pub fn add_records(&self, records: Vec<Signed>) {
         self.command(Command::Records(records));
+    }
+
+    /// These serve the signed side of a growing content over HTTP, and are asked, the first of them first, for what neighbours
+    /// do not bring. The whole list. `newest` is the newest record that there is, as control said.
+    pub fn set_helpers(&self, helpers: Vec<Helper>, newest: Head) {
+        self.command(Command::SetHelpers(helpers, newest));
+    }
+
+    /// Looks at what is known of a growing content; `None` for others, and once it was stopped.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(Known<'_>) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (send, seen) = oneshot::channel();
+        self.command(Command::Look(Box::new(move |known| {
+            // Who asked may have gone.
+            let _ = send.send(known.map(look));
+        })));
+        seen.await.ok().flatten()
+    }
+
+    /// Changes when more records of a growing content are known; `None` for others.
+    pub(crate) fn heads(&self) -> Option<watch::Receiver<Head>> {
+        let growth = self.shared.growth.as_ref();
+        growth.map(|growth| growth.head.subscribe())
     }
 
     /// New limits for this content.

@@ -5,7 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use floodway_api::HexBytes;
 use floodway_api::manifest::ManifestInfo;
-use floodway_proto::record::Signed;
+use floodway_proto::manifest::Manifest;
+use floodway_proto::record::{Signed, State};
+use floodway_proto::{InfoHash, Sha256};
 
 /// The records in a reply. One that cannot be read is left out: what it says comes by other records or not at all.
 pub(crate) fn records(info: Option<&ManifestInfo>) -> Vec<Signed> {
@@ -16,6 +18,21 @@ pub(crate) fn records(info: Option<&ManifestInfo>) -> Vec<Signed> {
             .ok()
     };
     records.filter_map(decode).collect()
+}
+
+/// The name of a final content's v2 torrent, as control signed it: stock clients that have that torrent know no other name.
+pub(crate) fn v2_name(manifest: &Manifest) -> Option<InfoHash> {
+    match manifest.state() {
+        State::Final(names) => names.v2.map(truncated),
+        _ => None,
+    }
+}
+
+/// A v2 info-hash as handshakes and trackers have it (BEP 52).
+pub(crate) fn truncated(hash: Sha256) -> InfoHash {
+    let mut name = [0; 20];
+    name.copy_from_slice(&hash.0[..20]);
+    InfoHash(name)
 }
 
 /// A key of control, if it is as long as one.

@@ -13,6 +13,7 @@
 //! | `upload`, `spread` | whom to serve, with which first copies |
 //! | `http`, `governor` | requests over HTTP, and whether at all |
 //! | `extents`, `claims` | which bytes to fetch over HTTP, and which others fetch |
+//! | `fresh` | HTTP while a content grows: what is left to peers |
 //! | `peer`, `rate` | what is measured of a peer; limits |
 //!
 //! Beside it stands [`gossip`]: how nodes learn what pieces must hash to while a content still grows.
@@ -27,6 +28,7 @@ mod connect;
 mod dialer;
 mod download;
 mod extents;
+mod fresh;
 pub mod gossip;
 mod governor;
 mod http;

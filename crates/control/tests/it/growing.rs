@@ -134,6 +134,18 @@ async fn open(server: &Server) -> (Follower, SyncReply) {
 }
 
 #[tokio::test]
+async fn a_relay_that_shows_itself_to_nobody_yet_is_no_source() {
+    let server = Server::start();
+    let (mut relay, _, sid, _) = begun(&server, 8).await;
+    for serving in [false, true] {
+        relay.node.state.contents[0].serving = serving;
+        relay.sync(&server, sid).await;
+        let (_, reply) = open(&server).await;
+        assert_eq!(reply.contents[0].relays.len(), usize::from(serving));
+    }
+}
+
+#[tokio::test]
 async fn agents_are_offered_a_content_before_its_first_piece_and_learn_its_end() {
     let server = Server::start();
     let (mut relay, task, sid, object) = begun(&server, 8).await;

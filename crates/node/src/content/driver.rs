@@ -20,15 +20,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::addresses::StockNames;
 use super::blame::FailedTries;
 use super::disk::Trouble;
 use super::growing::Growing;
+use super::help::Help;
 use super::park::Park;
 use super::sources::Sources;
 use super::{
     AddError, Command, Complete, Content, ContentError, ContentEvent, ContentSpec, Events,
-    Finished, GrowthSeen, Item, Outcome, Packet, PeerOut, Progress, Reading, Shared, State, Target,
-    disk,
+    Finished, GrowthSeen, Item, Outcome, Packet, PeerAt, PeerOut, Progress, Reading, Shared, State,
+    Target, disk,
 };
 use crate::announce::Announcer;
 use crate::session::Session;
@@ -51,8 +53,10 @@ pub(super) struct Driver {
     pub(super) tries: FailedTries,
     /// What is known of hashes that become known while they are fetched.
     pub(super) growing: Option<Growing>,
+    pub(super) help: Help,
     pub(super) sources: Sources,
     peers: HashMap<PeerKey, Peer>,
+    stock: StockNames,
     /// Peers with something in [`Peer::pending`].
     talked_to: Vec<PeerKey>,
     /// Digests of good pieces until the engine has accepted them.
@@ -138,7 +142,7 @@ pub(crate) async fn start(session: &Session, mut spec: ContentSpec) -> Result<Co
         is_final: AtomicBool::new(spec.verifiable),
         growth: spec.growth.as_ref().map(|growth| GrowthSeen {
             is_relay: growth.is_relay,
-            head: Mutex::new(growth.manifest.complete_to()),
+            head: watch::channel(growth.manifest.complete_to()).0,
         }),
         names: RwLock::new(spec.names.clone()),
         offered: watch::channel(offered).0,
@@ -166,8 +170,10 @@ pub(crate) async fn start(session: &Session, mut spec: ContentSpec) -> Result<Co
         park: Park::default(),
         tries: FailedTries::default(),
         growing: growing(session, &mut spec, &opened),
+        help: Help::default(),
         sources: Sources::default(),
         peers: HashMap::new(),
+        stock: StockNames::default(),
         talked_to: Vec::new(),
         digests: HashMap::new(),
         trouble: None,
@@ -272,7 +278,7 @@ impl Driver {
                 }
                 Some(event) = self.inbox.disk.recv() => self.disk_event(event),
                 Some(packet) = self.inbox.packets.recv() => self.packet(packet),
-                Some(peers) = self.inbox.found.recv() => self.peers_found(peers),
+                Some(peers) = self.inbox.found.recv() => self.addresses_found(peers),
                 () = sleep_until(&session, alarm) => {
                     self.gossip(GossipInput::Tick);
                     self.input(Input::Tick);
@@ -316,7 +322,7 @@ impl Driver {
             self.store.finish();
         }
         self.set_sources(spec.sources);
-        self.peers_found(spec.peers);
+        self.addresses_found(spec.peers);
         let Some(&name) = spec.names.first() else {
             return;
         };
@@ -381,6 +387,7 @@ impl Driver {
                 error,
             } => self.http_end(request, end, error),
             Packet::Unreadable(piece) => self.unreadable(piece),
+            Packet::Helped(helped) => self.helped(helped),
             Packet::TrackerFailed { tracker, error } => {
                 self.tell(ContentEvent::TrackerFailed { tracker, error });
             }
@@ -442,6 +449,8 @@ impl Driver {
             Command::SetSources(sources) => self.set_sources(sources),
             Command::SetLeases(leases) => self.input(Input::Leases(leases)),
             Command::Records(records) => self.records(records),
+            Command::SetHelpers(helpers, newest) => self.set_helpers(helpers, newest),
+            Command::Look(look) => look(self.growing.as_ref().map(Growing::known)),
             Command::SetLimits(limits) => self.input(Input::Limits(limits)),
             Command::Finish => {
                 self.rename = true;
@@ -467,11 +476,17 @@ impl Driver {
         None
     }
 
-    fn peers_found(&mut self, mut peers: Vec<SocketAddr>) {
+    fn addresses_found(&mut self, addrs: Vec<SocketAddr>) {
+        self.peers_found(addrs.into_iter().map(PeerAt::from).collect());
+    }
+
+    fn peers_found(&mut self, peers: Vec<PeerAt>) {
+        let names = self.shared.names();
         // Without a name there is nothing to ask peers for.
-        if self.shared.names().is_empty() {
+        if names.is_empty() {
             return;
         }
+        let mut peers = self.stock.found(peers, &names);
         peers.retain(|addr| !self.session.is_self(*addr));
         if !peers.is_empty() {
             self.input(Input::PeersFound(peers));
@@ -506,8 +521,10 @@ impl Driver {
     fn apply(&mut self, output: Output) {
         match output {
             Output::Dial { addr } => {
-                let dial = crate::peer::dial(self.session.clone(), Arc::clone(&self.shared), addr);
-                tokio::spawn(dial);
+                let (session, content) = (self.session.clone(), Arc::clone(&self.shared));
+                let names = self.stock.get(addr).map(|name| vec![name]);
+                let names = names.unwrap_or_else(|| self.shared.names());
+                tokio::spawn(crate::peer::dial(session, content, addr, names));
             }
             Output::HangUp { peer, reason } => {
                 tracing::debug!(?peer, ?reason, "hanging up");

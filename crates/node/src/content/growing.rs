@@ -13,13 +13,14 @@ use floodway_proto::merkle::whole_piece_node;
 use floodway_proto::metainfo::Metainfo;
 use floodway_proto::record::{FinalNames, Head, Signed, State as ContentState};
 use floodway_proto::torrents::Contents;
-use floodway_proto::{InfoHash, Layout, PieceIndex, Sha1, Sha256, Time};
+use floodway_proto::{Layout, PieceIndex, Sha1, Sha256, Time};
 use floodway_store::Nodes;
 use floodway_swarm::Input;
 use floodway_swarm::gossip::{Gossip, GossipConfig, GossipInput, GossipOutput};
 
 use super::driver::Driver;
 use super::{ContentEvent, PeerOut};
+use crate::manifest::truncated;
 
 /// What is known of a content's hashes when it is added.
 #[derive(Clone, Debug)]
@@ -71,7 +72,22 @@ struct Whole {
     sha256: Option<Sha256>,
 }
 
+/// What is known of a growing content.
+pub(crate) struct Known<'a> {
+    /// By records.
+    pub(crate) manifest: &'a Manifest,
+    /// Of the pieces that are held: the entries of the v1 torrent.
+    pub(crate) sha1s: &'a BTreeMap<PieceIndex, Sha1>,
+}
+
 impl Growing {
+    pub(super) fn known(&self) -> Known<'_> {
+        Known {
+            manifest: self.gossip.manifest(),
+            sha1s: &self.sha1s,
+        }
+    }
+
     /// `is_final`: its torrent is known already, and what is known of its hashes is kept for others.
     pub(super) fn new(now: Time, growth: Growth, is_final: bool) -> Self {
         let config = if growth.is_relay {
@@ -238,9 +254,8 @@ impl Driver {
                 GossipOutput::Refused(refusal) => {
                     tracing::error!(%refusal, "a record about this content does not count");
                 }
-                GossipOutput::AskHttp { .. } => {
-                    tracing::debug!("nothing new is heard of this content");
-                }
+                GossipOutput::AskHttp(question) => self.ask_for_help(question),
+                GossipOutput::HttpFault => self.helper_lied(),
             }
         }
         if let Some(growing) = &self.growing {
@@ -306,15 +321,21 @@ impl Driver {
         growing.is_final = true;
         let torrent = growing.torrent(&names);
         let v1 = torrent.as_ref().map(|torrent| torrent.info_hash);
-        for name in [v1, names.v2.map(truncated)].into_iter().flatten() {
+        let final_names = [v1, names.v2.map(truncated)];
+        let names: Vec<_> = final_names.into_iter().flatten().collect();
+        // Where there were no names so far there are to be no peers, or the owner adds all names later.
+        let is_open = !self.shared.names().is_empty();
+        for &name in names.iter().filter(|_| is_open) {
             // The same bytes of another content of this node: that one answers by their common name.
             if let Err(error) = self.shared.add_name(&self.session, name) {
                 tracing::info!(%error, "a final name is taken");
             }
         }
         self.shared.is_final.store(true, Ordering::Relaxed);
+        self.offer_help();
         self.tell(ContentEvent::Final {
             torrent: torrent.map(Arc::new),
+            names,
         });
         if self.rename {
             self.store.finish();
@@ -322,13 +343,6 @@ impl Driver {
             self.succeed(self.path.clone(), sha256, None, false);
         }
     }
-}
-
-/// A v2 info-hash as handshakes and trackers have it (BEP 52).
-fn truncated(hash: Sha256) -> InfoHash {
-    let mut name = [0; 20];
-    name.copy_from_slice(&hash.0[..20]);
-    InfoHash(name)
 }
 
 /// Ascending pieces as runs.

@@ -12,6 +12,8 @@ use floodway_swarm::{HttpEnd, Input, PeerKey, RequestKey, Sender};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::help::Helped;
+
 /// One wake of the driver.
 pub(crate) enum Packet {
     /// A handshake is complete; `out` leads to the connection.
@@ -39,6 +41,8 @@ pub(crate) enum Packet {
     },
     /// A piece that peers asked for could not be read.
     Unreadable(PieceIndex),
+    /// A question over HTTP about records or hashes is over.
+    Helped(Helped),
     /// A tracker failed.
     TrackerFailed { tracker: String, error: String },
 }

@@ -256,10 +256,12 @@ pub enum ContentEvent {
         /// How many can in all.
         verifiable: u32,
     },
-    /// A growing content has its standard names, and peers may ask for it by these.
+    /// A growing content has its standard names, and peers may ask for it by these if they could before.
     Final {
         /// Its v1 torrent, without trackers. `None` when there is none, or control signed another one's name.
         torrent: Option<Arc<Metainfo>>,
+        /// These names. A content without any name so far is not reached by them until they are added.
+        names: Vec<InfoHash>,
     },
 }
 

@@ -379,7 +379,6 @@ impl Job {
             }),
             genesis_kept: sid
                 .is_some_and(|sid| data.is_some_and(|data| data.genesis(sid).is_some())),
-            no_p2p: self.rules.no_p2p,
             // Under control a file: URL is a path on the relays, not here.
             has_url: self
                 .url

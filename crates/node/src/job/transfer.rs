@@ -6,14 +6,15 @@ use floodway_api::sync::AgentState;
 use floodway_origin::OriginError;
 use floodway_proto::Sid;
 use floodway_proto::metainfo::Metainfo;
+use floodway_proto::record::Head;
 use floodway_store::Hashes;
 use tokio::task::JoinHandle;
 use url::Url;
 
-use super::growing::growth;
+use super::growing::{growth, signed_v2_name};
 use super::open::open;
 use super::orders::{Orders, asks_ticket, may_add_origin};
-use super::sources::{Capabilities, names, peers, relays, web_seed};
+use super::sources::{Capabilities, helpers, names, peers, relays, web_seed};
 use super::{Fetched, GetError, GetEvent, Job, Nudge, Serving, VerifiedBy, identity_of};
 use crate::origin_source::{agrees, probe, source};
 use crate::reasons::of_event;
@@ -156,6 +157,13 @@ pub(super) async fn run(
     let known = data.as_deref().filter(|_| !spec.linear_digest);
     let content = open(job, known, spec).await?;
     job.board.state(AgentState::Downloading, None);
+    if let Some(name) = sid
+        .filter(|_| p2p && !is_growing)
+        .and_then(|sid| signed_v2_name(job, sid))
+    {
+        // Another content of the same bytes answers by it.
+        let _ = content.add_name(name);
+    }
     let now = Instant::now();
     let mut run = Run {
         job,
@@ -290,15 +298,26 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn set_sources(&mut self, orders: &Orders) {
+    pub(super) fn set_sources(&mut self, orders: &Orders) {
         let mut sources = self.fixed.clone();
-        // A relay that still fetches gives by peer connections what can be verified.
-        if self.sid.is_some() && self.is_final {
-            sources.extend(relays(
-                orders.info.as_ref(),
-                self.length,
-                &mut self.capabilities,
-            ));
+        // Control names relays of this very content only.
+        let info = orders
+            .info
+            .as_ref()
+            .filter(|info| Some(info.sid) == self.sid);
+        sources.extend(relays(
+            info,
+            self.length,
+            self.is_final,
+            &mut self.capabilities,
+        ));
+        if !self.is_final
+            && let Some(link) = &self.job.link
+        {
+            let helpers = helpers(info, &link.client, &mut self.capabilities);
+            let manifest = info.and_then(|info| info.manifest.as_ref());
+            let newest = manifest.map_or_else(Head::default, |manifest| manifest.head);
+            self.content.set_helpers(helpers, newest);
         }
         sources.extend(self.origin.clone());
         self.content.set_sources(sources);

@@ -41,6 +41,18 @@ pub(crate) async fn inbound(session: Session, stream: TcpStream, addr: SocketAdd
     }
 }
 
+/// What the kernel may hold of a connection beside what is on its way, in bytes.
+const UNSENT_MAX: u32 = 16 * 1024;
+
+/// Small messages leave at once, and wait behind little: news of a piece that comes late, because it stands in a buffer
+/// behind blocks, leaves uploaders idle.
+fn tune(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_MAX)?;
+    Ok(())
+}
+
 async fn answer(
     session: &Session,
     mut stream: TcpStream,
@@ -49,7 +61,7 @@ async fn answer(
     let place = Arc::clone(session.peers())
         .try_acquire_owned()
         .map_err(|_| PeerError::Full)?;
-    stream.set_nodelay(true)?;
+    tune(&stream)?;
     let mut bytes = [0; HANDSHAKE_LENGTH];
     // The first bytes decide: whatever does not begin like this may wait for ever to send 68.
     stream.read_exact(&mut bytes[..PROTOCOL.len()]).await?;
@@ -77,9 +89,15 @@ async fn answer(
     ))
 }
 
-/// Opens a connection that the engine asked for, and keeps it for as long as it lasts.
-pub(crate) async fn dial(session: Session, content: Arc<Shared>, addr: SocketAddr) {
-    match open(&session, &content, addr).await {
+/// Opens a connection that the engine asked for, and keeps it for as long as it lasts. The peer may know the content by any
+/// of `names`.
+pub(crate) async fn dial(
+    session: Session,
+    content: Arc<Shared>,
+    addr: SocketAddr,
+    names: Vec<InfoHash>,
+) {
+    match open(&session, addr, names).await {
         Ok(peer) => Connection::run(session, content, peer).await,
         Err(error) => {
             tracing::debug!(%addr, %error, "dial failed");
@@ -91,8 +109,8 @@ pub(crate) async fn dial(session: Session, content: Arc<Shared>, addr: SocketAdd
 
 async fn open(
     session: &Session,
-    content: &Shared,
     addr: SocketAddr,
+    names: Vec<InfoHash>,
 ) -> Result<Connected, PeerError> {
     if session.is_self(addr) {
         return Err(PeerError::Oneself);
@@ -106,7 +124,7 @@ async fn open(
         .await
         .map_err(|_| PeerError::HungUp)?;
     // A peer that does not know a name hangs up without a word: it may know another.
-    for name in content.names() {
+    for name in names {
         match greet(session, name, addr).await {
             Ok((stream, theirs)) => {
                 return Ok(Connected {
@@ -131,7 +149,7 @@ async fn greet(
 ) -> Result<(TcpStream, Handshake), PeerError> {
     let connect = timeout(CONNECT_TIMEOUT, TcpStream::connect(addr));
     let mut stream = connect.await.map_err(|_| PeerError::ConnectTimeout)??;
-    stream.set_nodelay(true)?;
+    tune(&stream)?;
     let mut bytes = [0; HANDSHAKE_LENGTH];
     let exchange = async {
         stream.write_all(&ours(session, name).encode()).await?;

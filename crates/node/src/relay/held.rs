@@ -10,12 +10,12 @@ use floodway_proto::genesis::Genesis;
 use floodway_proto::manifest::Manifest;
 use floodway_proto::metainfo::Metainfo;
 use floodway_proto::record::{Head, Signed};
-use floodway_proto::{PieceIndex, SafeName, Sid};
+use floodway_proto::{InfoHash, PieceIndex, SafeName, Sid};
 use floodway_store::Hashes;
 use floodway_swarm::{Limits, Order as PieceOrder, Prefer, SourceClass};
 
 use super::work::{News, Note, Tools, failure};
-use crate::manifest::unix_us;
+use crate::manifest::{unix_us, v2_name};
 use crate::node::add_known;
 use crate::origin_source::{expectation, same_host};
 use crate::{Content, ContentSpec, Growth, HttpSource, State, Target};
@@ -78,6 +78,7 @@ impl Held {
                 .map_err(|error| local(&error))?;
         }
         let growth = growth(tools, &genesis).map_err(|error| local(&error))?;
+        let v2_name = v2_name(&growth.manifest);
         // A run that knows records has told of its first piece.
         let is_new = growth.manifest.head() == Head::default();
         let told = growth.manifest.complete_to();
@@ -136,6 +137,10 @@ impl Held {
         let (content, complete) = add_known(&tools.session, Some(&tools.data), spec)
             .await
             .map_err(|error| local(&error))?;
+        if let Some(name) = v2_name.filter(|_| is_final) {
+            // Another content of the same bytes answers by it.
+            let _ = content.add_name(name);
+        }
         let held = Self {
             content,
             is_signed: !genesis.keys.is_empty(),
@@ -214,9 +219,18 @@ impl Held {
     }
 
     /// The content has its final names: `torrent` is kept for a restart.
-    pub(super) fn became_final(&mut self, tools: &Tools, torrent: Option<&Metainfo>) {
+    pub(super) fn became_final(
+        &mut self,
+        tools: &Tools,
+        torrent: Option<&Metainfo>,
+        names: &[InfoHash],
+    ) {
         self.is_final = true;
         self.open_to_others(tools);
+        for &name in names {
+            // The same bytes of another content of this node: that one answers by their common name.
+            let _ = self.content.add_name(name);
+        }
         let Some(torrent) = torrent else {
             return;
         };

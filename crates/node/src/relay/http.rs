@@ -20,13 +20,19 @@ use floodway_proto::capability::{CapabilityError, CapabilityKey};
 use floodway_proto::{SafeName, Sid};
 use futures_util::stream;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::range::{Condition, Wanted, condition, wanted};
 use crate::{Content, Session, State as ContentState};
+
+mod manifest;
 
 /// Bytes read from the store at a time: large enough for few reads, small enough that many clients fit into memory.
 const EXTENT: u64 = 512 * 1024;
 /// When a client is to try again for a content that is not complete, in seconds.
 const RETRY_AFTER: &str = "2";
+/// Requests for records that are held open at once.
+const WAITING_MAX: usize = 1000;
 
 /// What the HTTP side serves; clones share it.
 #[derive(Clone, Default)]
@@ -37,10 +43,21 @@ struct Inner {
     key: RwLock<Option<CapabilityKey>>,
     contents: RwLock<HashMap<Sid, Served>>,
     session: OnceLock<Session>,
+    waiting: Waiting,
+}
+
+/// Places for those who wait for records.
+struct Waiting(Arc<Semaphore>);
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(WAITING_MAX)))
+    }
 }
 
 #[derive(Clone)]
 struct Served {
+    sid: Sid,
     content: Content,
     name: SafeName,
 }
@@ -69,7 +86,7 @@ impl Serving {
             .contents
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        contents.insert(sid, Served { content, name });
+        contents.insert(sid, Served { sid, content, name });
     }
 
     pub(crate) fn remove(&self, sid: Sid) {
@@ -90,13 +107,18 @@ impl Serving {
             .unwrap_or_default()
     }
 
-    fn get(&self, sid: Sid) -> Option<Served> {
+    fn get(&self, sid: Sid) -> Result<Served, Refusal> {
         let contents = self
             .0
             .contents
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        contents.get(&sid).cloned()
+        contents.get(&sid).cloned().ok_or(Refusal::NoSuchContent)
+    }
+
+    /// The right to be answered late, while it is held; `None` when too many have it.
+    fn place_to_wait(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.waiting.0).try_acquire_owned().ok()
     }
 
     /// Which content the token opens.
@@ -122,10 +144,17 @@ pub fn content_router(serving: Serving) -> Router {
         .with_state(serving)
 }
 
-/// All routes of a relay that has a port of its own: contents, `/metrics`, `/healthz`.
+/// All routes of a relay that has a port of its own: contents and their signed side, `/metrics`, `/healthz`. Beside control the
+/// signed side is control's to serve.
 pub fn router(serving: Serving) -> Router {
     let metrics = serving.clone();
+    let signed = Router::new()
+        .route("/api/v1/s/{sid}/genesis", get(manifest::genesis))
+        .route("/api/v1/s/{sid}/head", get(manifest::head))
+        .route("/api/v1/s/{sid}/hashes/{group}", get(manifest::hashes))
+        .with_state(serving.clone());
     content_router(serving)
+        .merge(signed)
         .route(
             "/metrics",
             get(async move || {
@@ -146,7 +175,13 @@ async fn by_header(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let token = text(&headers, &header::AUTHORIZATION).ok_or(Refusal::NoCapability)?;
+    let served = by_capability(&serving, &sid, &headers)?;
+    serve(&serving, served, &method, &headers)
+}
+
+/// The content named by its sid, for whoever shows a capability of it.
+fn by_capability(serving: &Serving, sid: &str, headers: &HeaderMap) -> Result<Served, Refusal> {
+    let token = text(headers, &header::AUTHORIZATION).ok_or(Refusal::NoCapability)?;
     let (scheme, token) = token.trim().split_once(' ').ok_or(Refusal::NoCapability)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(Refusal::NoCapability);
@@ -156,7 +191,7 @@ async fn by_header(
     if opened != sid {
         return Err(Refusal::OtherContent);
     }
-    serve(&serving, sid, &method, &headers)
+    serving.get(sid)
 }
 
 async fn by_path(
@@ -165,8 +200,8 @@ async fn by_path(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let sid = serving.opens(&token)?;
-    serve(&serving, sid, &method, &headers)
+    let served = serving.get(serving.opens(&token)?)?;
+    serve(&serving, served, &method, &headers)
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
@@ -176,11 +211,10 @@ fn text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str
 /// Answers a request that has shown its capability.
 fn serve(
     serving: &Serving,
-    sid: Sid,
+    Served { sid, content, name }: Served,
     method: &Method,
     headers: &HeaderMap,
 ) -> Result<Response, Refusal> {
-    let Served { content, name } = serving.get(sid).ok_or(Refusal::NoSuchContent)?;
     let state = content.progress().borrow().state.clone();
     if matches!(state, ContentState::Checking | ContentState::Failed(_)) {
         return Err(Refusal::NotComplete);
@@ -363,6 +397,10 @@ enum Refusal {
     NotReady,
     ConditionFailed,
     NoSuchRange { length: u64 },
+    BadQuery,
+    NotSigned,
+    NoSuchGroup,
+    NotKnown,
     Broken,
 }
 
@@ -424,6 +462,26 @@ impl Refusal {
                 "no_such_range",
                 "none of the ranges lies within the content; Content-Range gives its length",
             ),
+            Self::BadQuery => (
+                StatusCode::BAD_REQUEST,
+                "bad_request",
+                "`after` is TERM.SEQ, `wait` seconds, the group of pieces a number, `alg` sha256 or sha1",
+            ),
+            Self::NotSigned => (
+                StatusCode::NOT_FOUND,
+                "not_signed",
+                "nothing was signed of this content, as far as this relay knows; it is verified by its torrent",
+            ),
+            Self::NoSuchGroup => (
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "the content has no such group of pieces",
+            ),
+            Self::NotKnown => (
+                StatusCode::NOT_FOUND,
+                "not_known",
+                "not all pieces of this group are known here yet; try again soon, or ask another relay or control",
+            ),
             Self::Broken => (
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "internal",
@@ -450,7 +508,7 @@ impl IntoResponse for Refusal {
                     header::HeaderValue::from_static("Bearer"),
                 );
             }
-            Self::NotComplete | Self::NotReady => {
+            Self::NotComplete | Self::NotReady | Self::NotKnown => {
                 headers.insert(
                     header::RETRY_AFTER,
                     header::HeaderValue::from_static(RETRY_AFTER),

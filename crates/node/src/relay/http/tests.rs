@@ -13,6 +13,8 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::{ContentSpec, SessionConfig, Target};
 
+mod signed;
+
 const KEY: CapabilityKey = CapabilityKey::new([7; 32]);
 const SID: Sid = Sid([5; 32]);
 const LENGTH: usize = 1_500_000;
