@@ -2,8 +2,11 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::path::Path;
 
 use serde::Serialize;
+
+use crate::exit::Failure;
 
 /// Where results and events go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,4 +51,18 @@ fn json_text(value: &impl Serialize) -> String {
 pub(crate) fn note(text: impl Display) {
     let mut err = io::stderr().lock();
     drop(writeln!(err, "{text}"));
+}
+
+/// Checks a path that is to stand in a JSON line.
+///
+/// # Errors
+/// When it is not UTF-8.
+pub(crate) fn fits_json(output: &Path) -> Result<(), Failure> {
+    if std::path::absolute(output).is_ok_and(|path| path.to_str().is_none()) {
+        return Err(Failure::usage(
+            "the output path is not UTF-8 text, and JSON can hold nothing else",
+        )
+        .hint("leave `--json` away, or choose another path with `-o`"));
+    }
+    Ok(())
 }

@@ -58,10 +58,31 @@ impl Fleet {
         dir: impl AsRef<Path>,
         allow: impl IntoIterator<Item = S>,
     ) -> Self {
+        Self::start_as(&["control"], exe, dir, allow)
+    }
+
+    /// The same by `serve`: the control server has a relay in it.
+    #[track_caller]
+    pub fn serve<S: AsRef<str>>(
+        exe: impl Into<PathBuf>,
+        dir: impl AsRef<Path>,
+        allow: impl IntoIterator<Item = S>,
+    ) -> Self {
+        Self::start_as(&["serve", "--listen", "127.0.0.1:0"], exe, dir, allow)
+    }
+
+    #[track_caller]
+    fn start_as<S: AsRef<str>>(
+        command: &[&str],
+        exe: impl Into<PathBuf>,
+        dir: impl AsRef<Path>,
+        allow: impl IntoIterator<Item = S>,
+    ) -> Self {
         let (exe, dir) = (exe.into(), dir.as_ref().to_owned());
         let port = free_port();
         let mut program = Program::new(&exe)
-            .args(["control", "--http", &format!("127.0.0.1:{port}"), "--data"])
+            .args(command)
+            .args(["--http", &format!("127.0.0.1:{port}"), "--data"])
             .arg(dir.join("control"))
             .folder(&dir);
         for prefix in allow {

@@ -19,7 +19,7 @@ use super::torrent;
 use crate::client::{self, ClientArgs};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::say::Out;
-use crate::{later, runtime, signals};
+use crate::{later, runtime, say, signals};
 
 /// The output that means stdout.
 const STDOUT: &str = "-";
@@ -165,13 +165,7 @@ pub(crate) fn out(arguments: &[OsString]) -> Out {
 fn spec(args: GetArgs, started: Instant) -> Result<GetSpec, Failure> {
     let source = source(&args.source)?;
     if args.json {
-        let output = args.output.as_deref().unwrap_or_else(|| Path::new("."));
-        if std::path::absolute(output).is_ok_and(|path| path.to_str().is_none()) {
-            return Err(Failure::usage(
-                "the output path is not UTF-8 text, and JSON can hold nothing else",
-            )
-            .hint("leave `--json` away, or choose another path with `-o`"));
-        }
+        say::fits_json(args.output.as_deref().unwrap_or_else(|| Path::new(".")))?;
     }
     Ok(GetSpec {
         control: control(&args.client, &source)?,
@@ -216,7 +210,7 @@ fn source(text: &str) -> Result<GetSource, Failure> {
 
 /// Control, if it is known and the source has to do with it.
 fn control(client: &ClientArgs, source: &GetSource) -> Result<Option<ControlAccess>, Failure> {
-    let Some(control) = &client.control else {
+    let Some(control) = client.control()? else {
         return Ok(None);
     };
     if matches!(source, GetSource::Torrent(_)) {
@@ -236,12 +230,12 @@ fn control(client: &ClientArgs, source: &GetSource) -> Result<Option<ControlAcce
 pub(crate) fn failure(error: GetError) -> Failure {
     let failure = Failure::new(Exit::from_code(error.exit_code()), &error);
     match &error {
-        GetError::Origin(_) => failure.hint("the fault is at the origin or on the way to it; what was fetched is kept: run the same command again to resume"),
+        GetError::Origin(_) => failure.hint("the fault is at the origin or on the way to it; run the same command again, which resumes if the origin allows it"),
         GetError::Control(error) if error.is_token_refused() => {
             failure.hint("check the token: `floodway node token create` makes a new one")
         }
         GetError::Control(_) => failure.hint("check that control runs, and `--control` or FLOODWAY_CONTROL"),
-        GetError::Refused(_) => failure.hint("control's `--allow-origin` says which origins may be read"),
+        // What refuses (an option, a policy, control's list of origins) says itself what to do.
         _ => failure,
     }
 }

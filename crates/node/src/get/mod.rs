@@ -148,7 +148,8 @@ pub async fn run_to(
 /// `shutdown` ends it early: what is on disk is kept for a resume. Stopped while seeding it has succeeded.
 ///
 /// # Errors
-/// [`GetError`], whose [`exit_code`](GetError::exit_code) classifies it; [`GetError::Interrupted`] after `shutdown`.
+/// [`GetError`], whose [`exit_code`](GetError::exit_code) classifies it; [`GetError::Interrupted`] (or
+/// [`GetError::InterruptedAnew`]) after `shutdown`.
 pub async fn run(
     spec: GetSpec,
     shutdown: impl Future<Output = ()>,
@@ -203,7 +204,7 @@ async fn work_until(
         } = &mut started;
         let fetching = async {
             let fetched = match task {
-                Task::ByOrders => running.job.fetch().await,
+                Task::ByOrders => Box::pin(running.job.fetch()).await,
                 Task::Plain => running.job.plain().await,
                 Task::Torrent(torrent, trackers) => {
                     running
@@ -222,6 +223,10 @@ async fn work_until(
             error = conversation.hold() => Err(error),
             () = shutdown.as_mut() => Err(GetError::Interrupted),
         }
+    };
+    let result = match result {
+        Err(GetError::Interrupted) if started.running.job.one_get => Err(GetError::InterruptedAnew),
+        result => result,
     };
     let result = match result {
         Ok(fetched) => {
@@ -329,6 +334,7 @@ fn job(
         reasons: Reasons::new(move |reason| tell(GetEvent::Reason(reason))),
         listener: Arc::clone(listener),
         sink: None,
+        one_get: false,
     })
 }
 

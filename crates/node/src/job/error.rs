@@ -100,6 +100,11 @@ pub enum GetError {
     /// Stopped before it was done.
     #[error("stopped before the file was complete; run the same command again to resume")]
     Interrupted,
+    /// Stopped before it was done, and the origin cannot be read from the middle.
+    #[error(
+        "stopped before the file was complete; its origin allows no resume: the same command begins anew"
+    )]
+    InterruptedAnew,
     /// The task was cancelled.
     #[error("the task was cancelled")]
     Cancelled,
@@ -147,7 +152,7 @@ impl GetError {
             Self::Control(error) if error.is_token_refused() => 5,
             Self::Control(error) if error.is_not_found() => 4,
             Self::Control(ClientError::Address { .. } | ClientError::Token) => 2,
-            Self::Interrupted | Self::Cancelled => 130,
+            Self::Interrupted | Self::InterruptedAnew | Self::Cancelled => 130,
             Self::Output { .. }
             | Self::OutputDiffers(_)
             | Self::Session(_)

@@ -7,6 +7,7 @@
 mod error;
 mod growing;
 mod one_get;
+mod open;
 pub(crate) mod orders;
 mod plain;
 pub(crate) mod sink;
@@ -299,6 +300,8 @@ pub(crate) struct Job {
     pub(crate) listener: Listener,
     /// Where the file's bytes go beside the disk.
     pub(crate) sink: Option<sink::Sink>,
+    /// It comes by one GET: what is fetched so far is of no use to a later run.
+    pub(crate) one_get: bool,
 }
 
 impl Job {

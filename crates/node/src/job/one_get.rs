@@ -34,6 +34,7 @@ pub(super) async fn fetch(
     verified_by: VerifiedBy,
 ) -> Result<Fetched, GetError> {
     let place = Unfinished::lock(path, job.rules.overwrite)?;
+    job.one_get = true;
     let begun = Instant::now();
     let mut counters = Counters::default();
     let mut tries = 0;

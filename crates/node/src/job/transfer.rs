@@ -12,10 +12,10 @@ use tokio::task::JoinHandle;
 use url::Url;
 
 use super::growing::{growth, signed_v2_name};
+use super::open::open;
 use super::orders::{Orders, asks_ticket, may_add_origin};
 use super::sources::{Capabilities, helpers, info_for_peers, names, peers, relays, web_seed};
 use super::{Fetched, GetError, GetEvent, Job, Nudge, Serving, VerifiedBy, identity_of};
-use crate::node::add_known;
 use crate::origin_source::{agrees, probe, source};
 use crate::reasons::of_event;
 use crate::{Content, ContentEvent, ContentSpec, Finished, HttpSource, Target};
@@ -156,7 +156,8 @@ pub(super) async fn run(
     // Whoever wants a digest of the whole must read the file.
     let data = job.link.as_ref().and_then(|link| link.data.clone());
     let known = data.as_deref().filter(|_| !spec.linear_digest);
-    let (content, _) = add_known(&job.session, known, spec).await?;
+    let content = open(job, known, spec).await?;
+    job.board.state(AgentState::Downloading, None);
     if let Some(name) = sid
         .filter(|_| p2p && !is_growing)
         .and_then(|sid| signed_v2_name(job, sid))
@@ -367,6 +368,17 @@ impl Run<'_> {
         if let Some(reason) = of_event(event) {
             self.job.reasons.add(reason);
         }
+        // Whoever waits for the task is told why nothing moves.
+        match event {
+            ContentEvent::Paused(_) => {
+                let reason = of_event(event);
+                (self.job.board).set(Nudge::Changed, |status| status.reason = reason);
+            }
+            ContentEvent::Resumed => {
+                (self.job.board).set(Nudge::Changed, |status| status.reason = None);
+            }
+            _ => {}
+        }
         self.step(event);
         self.growth_event(event);
         if let ContentEvent::SourceFailed {
@@ -412,7 +424,7 @@ impl Run<'_> {
         };
         let quiet = self.kept_at.elapsed();
         let is_final = orders.info.as_ref().is_some_and(|info| info.is_final);
-        if self.is_growing && !self.is_final && is_final && quiet >= STRANDED {
+        if self.is_growing && !self.is_final && is_final && quiet >= STRANDED && !self.paused() {
             // Records that say what its last pieces hash to were lost on the way.
             return Err(GetError::ByTorrent);
         }

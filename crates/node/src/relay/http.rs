@@ -140,6 +140,7 @@ pub fn content_router(serving: Serving) -> Router {
     Router::new()
         .route("/api/v1/s/{sid}/data", get(by_header))
         .route("/api/v1/w/{capability}/{name}", get(by_path))
+        .method_not_allowed_fallback(async || Refusal::OtherMethod)
         .with_state(serving)
 }
 
@@ -165,6 +166,7 @@ pub fn router(serving: Serving) -> Router {
         )
         .route("/healthz", get(async || "ok\n"))
         .fallback(async || Refusal::NoSuchPath)
+        .method_not_allowed_fallback(async || Refusal::OtherMethod)
 }
 
 async fn by_header(
@@ -390,6 +392,7 @@ enum Refusal {
     OtherContent,
     NoSuchContent,
     NoSuchPath,
+    OtherMethod,
     NotComplete,
     NotReady,
     ConditionFailed,
@@ -433,6 +436,11 @@ impl Refusal {
                 StatusCode::NOT_FOUND,
                 "not_found",
                 "a relay serves nothing at this path",
+            ),
+            Self::OtherMethod => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "a relay is only read from: use GET or HEAD",
             ),
             Self::NotComplete => (
                 StatusCode::SERVICE_UNAVAILABLE,

@@ -27,6 +27,8 @@ struct Inner {
     line: Line,
     name: String,
     next_json: Instant,
+    /// What was waited for when it was last said.
+    waited: Option<String>,
     /// The report has been told: nothing comes after it.
     done: bool,
 }
@@ -52,6 +54,7 @@ impl View {
             line: Line::new(json || quiet),
             name,
             next_json: Instant::now() + JSON_PERIOD,
+            waited: None,
             done: false,
         })))
     }
@@ -95,7 +98,11 @@ impl Inner {
         }
     }
 
-    fn waiting(&self, what: &str) {
+    fn waiting(&mut self, what: &str) {
+        if self.waited.as_deref() == Some(what) {
+            return;
+        }
+        self.waited = Some(what.to_owned());
         if self.json {
             self.out.json(&json!({"event": "waiting", "for": what}));
         } else {

@@ -144,6 +144,21 @@ impl Site {
 }
 
 #[tokio::test]
+async fn other_methods_are_refused_in_the_form_of_all_errors() {
+    let site = site().await;
+    let data = format!("/api/v1/s/{SID}/data");
+    for path in [data.as_str(), "/api/v1/w/x/name", "/metrics", "/healthz"] {
+        let reply = site.ask(Method::DELETE, path, &[]).await;
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (405, "method_not_allowed"),
+            "{path}"
+        );
+        assert_eq!(reply.header(header::ALLOW), "GET,HEAD", "{path}");
+    }
+}
+
+#[tokio::test]
 async fn the_whole_is_served_by_header_and_by_path() {
     let site = site().await;
     let reply = site.get(&[]).await;
