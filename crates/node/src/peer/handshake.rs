@@ -41,18 +41,6 @@ pub(crate) async fn inbound(session: Session, stream: TcpStream, addr: SocketAdd
     }
 }
 
-/// What the kernel may hold of a connection beside what is on its way, in bytes.
-const UNSENT_MAX: u32 = 16 * 1024;
-
-/// Small messages leave at once, and wait behind little: news of a piece that comes late, because it stands in a buffer
-/// behind blocks, leaves uploaders idle.
-fn tune(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_MAX)?;
-    Ok(())
-}
-
 async fn answer(
     session: &Session,
     mut stream: TcpStream,
@@ -61,7 +49,7 @@ async fn answer(
     let place = Arc::clone(session.peers())
         .try_acquire_owned()
         .map_err(|_| PeerError::Full)?;
-    tune(&stream)?;
+    stream.set_nodelay(true)?;
     let mut bytes = [0; HANDSHAKE_LENGTH];
     // The first bytes decide: whatever does not begin like this may wait for ever to send 68.
     stream.read_exact(&mut bytes[..PROTOCOL.len()]).await?;
@@ -149,7 +137,7 @@ async fn greet(
 ) -> Result<(TcpStream, Handshake), PeerError> {
     let connect = timeout(CONNECT_TIMEOUT, TcpStream::connect(addr));
     let mut stream = connect.await.map_err(|_| PeerError::ConnectTimeout)??;
-    tune(&stream)?;
+    stream.set_nodelay(true)?;
     let mut bytes = [0; HANDSHAKE_LENGTH];
     let exchange = async {
         stream.write_all(&ours(session, name).encode()).await?;
