@@ -17,6 +17,7 @@ use floodway_proto::tracker::{
 };
 use floodway_proto::wire::{
     self, ExtendedHandshake, Frame, Handshake, HttpClaims, Limits, ManifestMessage, Message,
+    MetadataMessage,
 };
 use floodway_proto::{Bitfield, Layout, PieceIndex, SafeName, Sha256};
 
@@ -37,6 +38,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("handshake", handshake),
     ("http_claims", http_claims),
     ("manifest_message", manifest_message),
+    ("metadata_message", metadata_message),
     ("metainfo", metainfo),
     ("record", record),
     ("safe_name", safe_name),
@@ -156,6 +158,17 @@ pub fn http_claims(data: &[u8]) {
         assert_eq!(read.encode(), data);
         assert!(read.ranges.iter().all(|range| range.start < range.end));
         assert!(read.ranges.is_sorted_by(|a, b| a.end < b.start));
+    }
+}
+
+/// What is read is written so that it reads the same.
+pub fn metadata_message(data: &[u8]) {
+    match MetadataMessage::decode(&Bytes::copy_from_slice(data)) {
+        Ok(MetadataMessage::Unknown) | Err(_) => {}
+        Ok(message) => assert_eq!(
+            MetadataMessage::decode(&message.encode().into()),
+            Ok(message)
+        ),
     }
 }
 

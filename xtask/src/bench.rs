@@ -6,6 +6,7 @@ mod measure;
 mod micro;
 pub(crate) mod pair;
 mod stats;
+mod stream;
 pub(crate) mod swarm;
 mod tracker;
 
@@ -28,6 +29,8 @@ pub(crate) enum Bench {
     Swarm(swarm::SwarmArgs),
     /// The tables of swarms that were measured earlier
     Tables(swarm::TablesArgs),
+    /// How soon others have what a relay has fetched, over loopback
+    Stream(stream::StreamArgs),
     /// What single operations cost: picks, messages, hashing
     Micro,
     /// What one event costs the engine in small and large swarms, in instructions (needs valgrind)
@@ -53,6 +56,7 @@ impl Bench {
             Self::Pair(args) => pair::pair(args),
             Self::Swarm(args) => swarm::swarm(args),
             Self::Tables(args) => swarm::tables(args),
+            Self::Stream(args) => stream::stream(args),
             Self::Micro => micro::micro(),
             Self::Cost => cost::cost(),
             Self::Net(args) => swarm::net::net(args),

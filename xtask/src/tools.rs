@@ -10,16 +10,16 @@ use anyhow::{Context, Result};
 use crate::shell::{find, run_quietly, say, target, works};
 
 /// What tests run against, and the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 3] = [
+const PROGRAMS: [(&str, &str); 4] = [
     ("nginx", "nginx-light"),
     ("aria2c", "aria2"),
     ("curl", "curl"),
+    ("transmission-daemon", "transmission-daemon"),
 ];
 /// What `bench swarm` needs beside those.
-const SWARM_PROGRAMS: [(&str, &str); 4] = [
+const SWARM_PROGRAMS: [(&str, &str); 3] = [
     ("ip", "iproute2"),
     ("ping", "iputils-ping"),
-    ("transmission-daemon", "transmission-daemon"),
     ("sysctl", "procps"),
 ];
 /// The version of rqbit that is measured.

@@ -56,6 +56,9 @@ pub struct ContentReport {
     pub complete: bool,
     /// It knows the content's final names, so stock peers may be sent to it.
     pub final_ok: bool,
+    /// It answers by the names of v2 torrents too: it knows the hashes that peers of these may ask for.
+    #[serde(default)]
+    pub v2_ok: bool,
     /// Bytes sent to peers since the process started.
     #[serde(default)]
     pub peer_sent: u64,

@@ -28,10 +28,24 @@ pub(crate) struct Peer {
     pub(crate) complete: bool,
     /// Stock clients may be sent to it.
     pub(crate) final_ok: bool,
+    /// Those of v2 torrents too.
+    pub(crate) v2_ok: bool,
     /// It verifies by signed records, before and after the content is final.
     pub(crate) streaming: bool,
     /// Stock clients are dropped then; own nodes when they stop syncing.
     pub(crate) expires: Option<Time>,
+}
+
+/// A stock client that asks for peers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asking {
+    pub(crate) addr: SocketAddr,
+    /// The name of its torrent: a hybrid's first.
+    pub(crate) name: InfoHash,
+    /// Its torrent has BEP 52's hashes.
+    pub(crate) is_v2: bool,
+    /// It has everything.
+    pub(crate) is_seed: bool,
 }
 
 /// Peers of one content. They are kept in random order, and by site: a run of neighbours from a random place is a
@@ -226,12 +240,11 @@ impl Swarms {
             .collect()
     }
 
-    /// Addresses for a stock client: own nodes that know the final names, and stock clients under the same name.
+    /// Addresses for a stock client: own nodes that answer by the name of its torrent, and stock clients under the same name.
     pub(crate) fn for_stock(
         &self,
         sid: Sid,
-        (asking, name): (SocketAddr, InfoHash),
-        seed: bool,
+        asking: Asking,
         wanted: usize,
         rng: &mut fastrand::Rng,
     ) -> Vec<SocketAddr> {
@@ -239,14 +252,17 @@ impl Swarms {
             return Vec::new();
         };
         let keys = swarm.around(rng.u64(..)).take(LOOKED_AT_MAX);
-        keys.filter(|key| {
-            matches!(key, PeerKey::Own(_)) || matches!(key, PeerKey::Stock(_, of) if *of == name)
-        })
-        .map(|key| &swarm.peers[&key])
-        .filter(|peer| peer.final_ok && peer.addr != asking && !(seed && peer.complete))
-        .map(|peer| peer.addr)
-        .take(wanted.min(STOCK_PEERS_MAX))
-        .collect()
+        let answers = |key: &PeerKey, peer: &Peer| match key {
+            PeerKey::Own(_) => peer.final_ok && (peer.v2_ok || !asking.is_v2),
+            PeerKey::Stock(_, name) => *name == asking.name,
+        };
+        keys.map(|key| (key, &swarm.peers[&key]))
+            .filter(|(key, peer)| answers(key, peer))
+            .map(|(_, peer)| peer)
+            .filter(|peer| peer.addr != asking.addr && !(asking.is_seed && peer.complete))
+            .map(|peer| peer.addr)
+            .take(wanted.min(STOCK_PEERS_MAX))
+            .collect()
     }
 
     /// What trackers tell of a swarm.
@@ -295,6 +311,7 @@ mod tests {
             site: site.into(),
             complete: index.is_multiple_of(2),
             final_ok: index < 10,
+            v2_ok: index < 5,
             streaming: false,
             expires: None,
         }
@@ -353,18 +370,27 @@ mod tests {
         };
         let (v1, v2) = (InfoHash([1; 20]), InfoHash([2; 20]));
         swarms.put(SID, PeerKey::Stock(stock, v1), entry);
-        let asks = |address: [u8; 4], name| (SocketAddr::from((address, 1)), name);
-        let mut told = |asks, seed| swarms.for_stock(SID, asks, seed, 100, &mut rng).len();
-        assert_eq!(told(asks([10, 9, 9, 8], v1), false), 11);
-        assert_eq!(
-            told(asks([10, 9, 9, 8], v2), false),
-            10,
-            "not under its name"
-        );
-        let stock_v1 = (stock, v1);
-        assert_eq!(told(stock_v1, false), 10, "nobody gets itself");
-        assert_eq!(told(stock_v1, true), 5, "a seed gets no seeds");
-        assert_eq!(swarms.for_stock(SID, stock_v1, false, 3, &mut rng).len(), 3);
+        let asks = |name| Asking {
+            addr: SocketAddr::from(([10, 9, 9, 8], 1)),
+            name,
+            is_v2: false,
+            is_seed: false,
+        };
+        let mut told = |asking| swarms.for_stock(SID, asking, 100, &mut rng).len();
+        assert_eq!(told(asks(v1)), 11);
+        assert_eq!(told(asks(v2)), 10, "not under its name");
+        let is_v2 = true;
+        let asks_v2 = Asking { is_v2, ..asks(v2) };
+        assert_eq!(told(asks_v2), 5, "others do not answer by that name");
+        let (addr, is_seed) = (stock, true);
+        let stock_v1 = Asking { addr, ..asks(v1) };
+        assert_eq!(told(stock_v1), 10, "nobody gets itself");
+        let seed = Asking {
+            is_seed,
+            ..stock_v1
+        };
+        assert_eq!(told(seed), 5, "a seed gets no seeds");
+        assert_eq!(swarms.for_stock(SID, stock_v1, 3, &mut rng).len(), 3);
         let own = swarms.for_node(SID, node(1), "", false, &mut rng);
         assert!(
             own.iter()

@@ -14,21 +14,40 @@ const TOKEN_MAX: u64 = 4096;
 /// How a client of control finds it and says who it is.
 #[derive(Args, Debug)]
 pub(crate) struct ClientArgs {
-    /// Control's address
-    #[arg(long, env = "FLOODWAY_CONTROL", value_name = "URL")]
-    pub(crate) control: Option<Url>,
+    /// Control's address; else `FLOODWAY_CONTROL` is used
+    #[arg(long, value_name = "URL")]
+    control: Option<Url>,
     /// A file with the token; else `FLOODWAY_TOKEN` is used
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
 }
 
 impl ClientArgs {
+    /// Control's address; an empty `FLOODWAY_CONTROL` is none, as with all settings.
+    ///
+    /// # Errors
+    /// When the variable holds no URL.
+    pub(crate) fn control(&self) -> Result<Option<Url>, Failure> {
+        if self.control.is_some() {
+            return Ok(self.control.clone());
+        }
+        let set = std::env::var_os("FLOODWAY_CONTROL").filter(|text| !text.is_empty());
+        let Some(text) = set else { return Ok(None) };
+        let text = text.to_string_lossy();
+        text.parse().map(Some).map_err(|error| {
+            Failure::usage(format_args!(
+                "the environment variable FLOODWAY_CONTROL cannot be used: `{}` is not a URL ({error})",
+                text.escape_debug()
+            ))
+        })
+    }
+
     /// A client for operators' commands.
     ///
     /// # Errors
     /// When address or token is missing or cannot be used.
     pub(crate) fn operator(&self) -> Result<ControlClient, Failure> {
-        let Some(control) = &self.control else {
+        let Some(control) = self.control()? else {
             return Err(Failure::usage(
                 "this command asks control, and no address of it was given",
             )

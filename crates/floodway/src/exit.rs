@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::say;
+use crate::say::{self, Out};
 
 /// Every exit code there is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,10 +88,10 @@ impl Failure {
         }
     }
 
-    /// Tells people on stderr and, with `json`, programs on stdout.
-    pub(crate) fn report(&self, json: bool) -> Exit {
-        if json {
-            say::json(&Failed {
+    /// Tells people on stderr and programs where they listen, if they do.
+    pub(crate) fn report(&self, programs: Option<Out>) -> Exit {
+        if let Some(out) = programs {
+            out.json(&Failed {
                 event: "failed",
                 exit: self.exit as u8,
                 error: &self.message,

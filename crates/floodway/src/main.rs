@@ -21,12 +21,13 @@ fn main() -> ExitCode {
     let started = Instant::now();
     let arguments: Vec<_> = std::env::args_os().collect();
     let json = arguments.iter().any(|argument| argument == "--json");
+    let programs = json.then(|| commands::get::out(&arguments));
     let outcome = commands::demo::die_with_parent().and_then(|()| cli::parse(&arguments));
     let outcome = outcome.and_then(|parsed| match parsed {
         cli::Parsed::Run(cli) => cli.run(started),
         cli::Parsed::Shown => Ok(exit::Exit::Done),
     });
     outcome
-        .unwrap_or_else(|failure| failure.report(json))
+        .unwrap_or_else(|failure| failure.report(programs))
         .into()
 }

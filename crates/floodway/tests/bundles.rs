@@ -49,14 +49,21 @@ fn write(folder: &Path, files: &Files) {
     }
 }
 
+/// The folder has these files, with these bytes.
+#[track_caller]
+fn assert_has(folder: &Path, files: &Files) {
+    for (path, bytes) in files {
+        let place = folder.join(path);
+        let found = fs::read(&place);
+        let found = found.unwrap_or_else(|error| panic!("{}: {error}", place.display()));
+        assert!(found == *bytes, "{} differs", place.display());
+    }
+}
+
 /// The folder has these files, with these bytes, and no others.
 #[track_caller]
 fn assert_is(folder: &Path, files: &Files) {
-    for (path, bytes) in files {
-        let found = fs::read(folder.join(path));
-        let found = found.unwrap_or_else(|error| panic!("{path}: {error}"));
-        assert!(found == *bytes, "{path} differs");
-    }
+    assert_has(folder, files);
     assert_eq!(count(folder), files.len());
 }
 
@@ -165,6 +172,18 @@ fn third_party_libtorrent_eighty_files_are_one_swarm_from_the_origin_to_stock_cl
     assert_eq!(got["bytes"], total(&files));
     assert_eq!(got["sha256"], Value::Null);
     assert_is(&out.join("model"), &files);
+    // Stdout is for one file.
+    let refused = fleet
+        .cli_with(&fleet.join_token())
+        .args(["get", &format!("floodway:{sid}"), "-o", "-"])
+        .args(["--listen", "127.0.0.1:0"])
+        .run()
+        .expect_code(2);
+    assert!(
+        refused.stderr.contains("is a folder of files") && refused.stdout.is_empty(),
+        "{}",
+        refused.stderr
+    );
     // Stock clients of both torrents get it from the agents: v1 with pad files, v2 without.
     for (format, ip) in [("v1", "127.0.0.2"), ("v2", "127.0.0.3")] {
         let torrent = fleet
@@ -175,10 +194,17 @@ fn third_party_libtorrent_eighty_files_are_one_swarm_from_the_origin_to_stock_cl
         fs::write(&file, without_key(&torrent.body, "url-list")).unwrap();
         let folder = dir.folder(format);
         libtorrent.transfer(&file, &folder, ip).event("done");
-        for (path, bytes) in &files {
-            let found = fs::read(folder.join("model").join(path)).unwrap();
-            assert!(found == *bytes, "{format}: {path} differs");
-        }
+        assert_has(&folder.join("model"), &files);
+    }
+    // The same with nothing but links: info dicts and hashes come from the agents too.
+    for (format, ip) in [("v1", "127.0.0.4"), ("v2", "127.0.0.5")] {
+        let link = fleet.magnet(sid, format);
+        let folder = dir.folder(&format!("{format} by link"));
+        let mut client = libtorrent.magnet(&link, &folder, ip);
+        let metadata = client.event("metadata");
+        assert_eq!(metadata["v2"], format == "v2", "{metadata}");
+        client.event("done");
+        assert_has(&folder.join("model"), &files);
     }
 }
 

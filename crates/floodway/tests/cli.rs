@@ -94,7 +94,6 @@ fn errors_say_what_whose_fault_and_what_next() {
         ]
     );
     snapshot!("error-s3", ["get", "s3://bucket/key"]);
-    snapshot!("error-stdout", ["get", "http://127.0.0.1/x", "-o", "-"]);
     snapshot!(
         "error-publish-window",
         ["publish", "http://127.0.0.1/x", "--window", "22:00-06:00"]
@@ -112,7 +111,6 @@ fn what_later_issues_bring_is_refused_and_says_so() {
             "get",
             "magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567",
         ],
-        &["get", url, "-o", "-"],
         &["get", url, "--min-speed", "2MiB/s"],
         &["get", url, "--deadline", "10m"],
         &["get", url, "--explain"],
@@ -239,4 +237,100 @@ fn the_ready_line_is_one_compact_object_on_stdout() {
         assert_eq!(line.lines().count(), 1, "{line}");
         assert!(line.contains("\"peer\":null"), "{line}");
     }
+}
+
+#[test]
+fn limits_of_zero_are_refused_wherever_they_are_given() {
+    let dir = TestDir::new();
+    for role in ["relay", "agent", "serve"] {
+        for limit in ["max-down", "max-up"] {
+            let start = || {
+                floodway()
+                    .args([role, "--http", "127.0.0.1:0", "--data"])
+                    .arg(dir.join("data"))
+                    .env("FLOODWAY_CONTROL", "http://127.0.0.1:1")
+                    .env("FLOODWAY_TOKEN", "some-token")
+            };
+            let key = limit.replace('-', "_");
+            let config = dir.join("zero.toml");
+            fs::write(&config, format!("{key} = '0'\n")).unwrap();
+            for (program, name) in [
+                (start().args([&format!("--{limit}"), "0"]), limit),
+                (start().arg("--config").arg(&config), &key),
+                (
+                    start().env(format!("FLOODWAY_{}", key.to_uppercase()), "0"),
+                    &key.to_uppercase(),
+                ),
+            ] {
+                let output = program.run().expect_code(2);
+                assert!(output.stderr.contains(name), "{role}: {}", output.stderr);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_empty_address_of_control_is_none() {
+    let dir = TestDir::new();
+    let run = |args: &[&str], control: &str| {
+        let program = floodway().args(args).folder(&*dir);
+        program.env("FLOODWAY_CONTROL", control).run()
+    };
+    let missing = format!("file://{}", dir.join("missing").display());
+    // Without control the file is looked for here; with one it would be on a relay, and need a token.
+    run(&["get", &missing], "").expect_code(4);
+    for args in [
+        &["task", "list"][..],
+        &["publish", "http://127.0.0.1:1/x"],
+        &["node", "list"],
+        &["agent"],
+    ] {
+        let output = run(args, "").expect_code(2);
+        assert!(output.stderr.contains("no address"), "{}", output.stderr);
+        let output = run(args, "nonsense").expect_code(2);
+        assert!(
+            output.stderr.contains("FLOODWAY_CONTROL"),
+            "{}",
+            output.stderr
+        );
+    }
+}
+
+#[test]
+fn hints_are_about_what_happened() {
+    let dir = TestDir::new();
+    let run = |args: &[&str]| floodway().args(args).folder(&*dir).run();
+    let refused = run(&["get", "http://127.0.0.1:1/x", "--no-origin"]).expect_code(5);
+    assert!(
+        refused.stderr.contains("--no-origin") && !refused.stderr.contains("--allow-origin"),
+        "{}",
+        refused.stderr
+    );
+    // No operator could allow it.
+    let control = ["--control", "http://127.0.0.1:1", "--token-file", "token"];
+    fs::write(dir.join("token"), "some-token").unwrap();
+    let args = [&["publish", "ftp://a/b"][..], &control].concat();
+    let refused = run(&args).expect_code(2);
+    assert!(
+        refused.stderr.contains("`ftp:`") && !refused.stderr.contains("--allow-origin"),
+        "{}",
+        refused.stderr
+    );
+    fs::write(dir.join("f.bin"), "some bytes").unwrap();
+    let udp = "udp://tracker.example:6969/announce";
+    let create = ["torrent", "create", "f.bin", "--tracker", udp];
+    let made = run(&create).expect_code(0);
+    assert!(
+        made.stderr.contains(udp) && made.stderr.contains("HTTP trackers only"),
+        "{}",
+        made.stderr
+    );
+    let create = [
+        "torrent",
+        "create",
+        "f.bin",
+        "--tracker",
+        "http://t/announce",
+    ];
+    assert_eq!(run(&create).expect_code(0).stderr, "");
 }

@@ -41,18 +41,32 @@ struct Job {
 impl Job {
     #[track_caller]
     fn new(relays: usize, agents: usize) -> Option<Self> {
-        let mut site = Site::start(env!("CARGO_BIN_EXE_floodway"), Some(32 * 1024))?;
+        let site = Site::start(env!("CARGO_BIN_EXE_floodway"), Some(32 * 1024))?;
+        Some(Self::at(site, relays, agents, 0))
+    }
+
+    /// The same with `serve` for control and the only relay.
+    #[track_caller]
+    fn serve(agents: usize) -> Option<Self> {
+        let site = Site::serve(env!("CARGO_BIN_EXE_floodway"), Some(32 * 1024))?;
+        Some(Self::at(site, 0, agents, 1))
+    }
+
+    /// `more`: nodes that the site has already.
+    #[track_caller]
+    fn at(mut site: Site, relays: usize, agents: usize, more: usize) -> Self {
         let (url, sha256) = site.file("disk.img", LENGTH);
         let relays = site.fleet.relays(relays);
         let agents = site.fleet.agents(agents);
-        site.fleet.await_live_nodes(relays.len() + agents.len());
-        Some(Self {
+        let nodes = relays.len() + agents.len() + more;
+        site.fleet.await_live_nodes(nodes);
+        Self {
             relays,
             agents,
             url,
             sha256,
             site,
-        })
+        }
     }
 
     fn begin(&self) -> Value {
@@ -134,6 +148,24 @@ fn kill_9_of_control_right_after_an_answer_keeps_what_it_said() {
         Some(10),
         "{tasks:#}"
     );
+}
+
+#[test]
+fn kill_9_of_serve_loses_no_task_and_fetches_little_again() {
+    for seed in 400..400 + points() {
+        let Some(mut job) = Job::serve(1) else {
+            return;
+        };
+        let task = job.begin();
+        let moment = moment(seed);
+        thread::sleep(moment);
+        let before = job.state(&task);
+        job.restart_control();
+        let what = format!("seed {seed}: serve killed after {moment:?} when {before}");
+        job.finish(&task, &what);
+        job.restart_control();
+        assert_eq!(job.state(&task), "done", "{what}: forgotten");
+    }
 }
 
 #[test]
@@ -348,6 +380,58 @@ fn a_full_disk_pauses_says_so_and_goes_on_when_there_is_room() {
 }
 
 #[test]
+fn an_agent_with_a_full_disk_says_so_in_its_task_and_goes_on_when_there_is_room() {
+    let Some(mut site) = Site::start(env!("CARGO_BIN_EXE_floodway"), None) else {
+        return;
+    };
+    let (url, sha256) = site.file("disk.img", 48 * MIB);
+    let files = site.dir.folder("small");
+    let Some(disk) = SmallDisk::mount(files.clone(), 24) else {
+        return;
+    };
+    let _relay = site.fleet.relays(1);
+    let token = site.fleet.join_token();
+    let dir = files.display().to_string();
+    let mut agent_node = site.fleet.node("agent", &token, &["--dir", &dir]);
+    let mut publish = site
+        .fleet
+        .cli()
+        .args(["publish", &url, "--to", "all", "--wait"])
+        .patience(PATIENCE)
+        .start();
+    publish.stderr_line("space");
+    let tasks = site.fleet.api().get("/api/v1/tasks").json();
+    let id = task_id(&tasks["tasks"][0]);
+    let agent = || site.fleet.task(&id)["agents"][0].clone();
+    let await_paused = || {
+        wait_until("the agent to say why it waits", PATIENCE, || {
+            let paused = agent();
+            assert_eq!(paused["state"], "downloading", "{paused:#}");
+            let reason = paused["reason"].as_str()?;
+            (reason.starts_with("paused: ") && reason.contains("space")).then_some(())
+        });
+    };
+    await_paused();
+    // Started anew it cannot even open what it has, and waits as well.
+    agent_node.process.restart();
+    agent_node.process.ready();
+    agent_node.process.stderr_line("the disk refused");
+    let relay_task = site.fleet.task(&id)["relay_task"].clone();
+    let relay_task = relay_task.as_str().unwrap();
+    site.fleet.await_task(relay_task, &["final"], PATIENCE);
+    await_paused();
+    assert!(!files.join("disk.img").exists());
+    disk.grow(200);
+    wait_until("the agent to go on", PATIENCE, || {
+        let reason = agent()["reason"].to_string();
+        (!reason.contains("paused")).then_some(())
+    });
+    publish.finish().expect_code(0);
+    assert_eq!(sha256_file(files.join("disk.img")), sha256);
+    drop(disk);
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_is_named() {
     let dir = TestDir::new();
     random_file(dir.folder("origin").join("disk.img"), MIB, 45);
@@ -389,4 +473,37 @@ fn memory_stays_below_150_mib_on_a_large_file() {
         "{} MiB of anonymous memory",
         most / MIB
     );
+}
+
+#[test]
+fn memory_of_a_relay_and_an_agent_stays_below_150_mib_on_a_large_file() {
+    let length = if tools::full() { 10 << 30 } else { 512 * MIB };
+    let Some(mut site) = Site::start(env!("CARGO_BIN_EXE_floodway"), None) else {
+        return;
+    };
+    make_sparse(site.dir.join("origin").join("disk.img"), length);
+    let nodes = [site.fleet.relays(1), site.fleet.agents(1)].map(|mut nodes| nodes.remove(0));
+    site.fleet.await_live_nodes(2);
+    let url = site.nginx.url("/disk.img");
+    let id = task_id(&site.fleet.create_task(&url, Some("all")));
+    let mut most = [0; 2];
+    let patience = Duration::from_mins(if tools::full() { 20 } else { 4 });
+    let ended = wait_until("the end of the task", patience, || {
+        for (most, node) in most.iter_mut().zip(&nodes) {
+            *most = node.process.rss_anon().max(*most);
+        }
+        let task = site.fleet.task(&id);
+        let state = task["state"].as_str()?;
+        matches!(state, "done" | "failed").then_some(task)
+    });
+    assert_eq!(ended["state"], "done", "{ended:#}");
+    let agent = &ended["agents"][0];
+    assert_eq!(agent["sources"]["origin"], 0, "from the relay: {agent:#}");
+    for (most, role) in most.into_iter().zip(["relay", "agent"]) {
+        assert!(
+            most > 0 && most < 150 * MIB,
+            "{role}: {} MiB of anonymous memory",
+            most / MIB
+        );
+    }
 }

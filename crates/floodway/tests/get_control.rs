@@ -70,6 +70,37 @@ fn get_with_control_makes_a_relay_task_on_the_spot() {
 }
 
 #[test]
+fn get_with_an_agents_token_is_a_node_beside_it() {
+    let Some(mut site) = site(None) else { return };
+    let (url, sha256) = site.file("disk.img", 8 * MIB);
+    let agent = site.fleet.agents(1).remove(0);
+    let identity = fs::read(agent.data.join("node.json")).expect("the agent's identity");
+    let identity: serde_json::Value = serde_json::from_slice(&identity).unwrap();
+    let token = identity["token"].as_str().unwrap();
+    let node = || {
+        let nodes = site.fleet.api().get("/api/v1/nodes").json();
+        let mut nodes = nodes["nodes"].as_array().unwrap().clone();
+        nodes.retain(|node| node["peer"] == agent.ready.peer());
+        nodes
+    };
+    site.fleet.await_live_nodes(1);
+    let before = node();
+    assert_eq!(before.len(), 1, "the agent, with its address");
+    let done = site
+        .fleet
+        .cli_with(token)
+        .args(["get", &url, "--json", "--listen", "127.0.0.1:0"])
+        .run()
+        .expect_code(0)
+        .last_json();
+    assert_eq!(done["sha256"], *sha256);
+    let after = node();
+    assert_eq!(after.len(), 1, "the agent still has its address: {after:?}");
+    assert_eq!(after[0]["node"], before[0]["node"]);
+    assert_eq!(after[0]["live"], true, "{after:?}");
+}
+
+#[test]
 fn get_with_control_but_without_relays_reads_the_origin_on_a_ticket() {
     let Some(site) = site(None) else { return };
     let (url, sha256) = site.file("disk.img", 16 * MIB);
@@ -107,6 +138,12 @@ fn get_falls_back_when_control_is_away_and_says_why() {
     let done = output.last_json();
     assert_eq!(done["sha256"], *sha256);
     assert_eq!(done["verified_by"], "transport");
+    let lines = output.stdout.lines();
+    let waiting: Vec<_> = lines.filter(|line| line.contains("\"waiting\"")).collect();
+    assert!(
+        !waiting.is_empty() && waiting.windows(2).all(|two| two[0] != two[1]),
+        "what is waited for is said when it changes: {waiting:#?}"
+    );
     assert!(done["reasons"].to_string().contains("control"), "{done}");
     assert!(
         output.seconds >= 4.0,
@@ -203,4 +240,22 @@ fn a_demo_runs_and_reports() {
         .map(|e| e.file_name())
         .collect();
     assert_eq!(left, ["disk.img"], "work files are removed");
+}
+
+#[test]
+fn a_demo_without_json_prints_its_report_and_nothing_else() {
+    let dir = TestDir::new();
+    random_file(dir.join("disk.img"), MIB, 5);
+    let output = Program::new(env!("CARGO_BIN_EXE_floodway"))
+        .args(["demo", "--file", "disk.img", "--agents", "1"])
+        .folder(&*dir)
+        .patience(Site::PATIENCE)
+        .run()
+        .expect_code(0);
+    assert!(output.stderr.contains("preparing"), "{}", output.stderr);
+    assert!(
+        !output.stdout.contains(" …") && !output.stdout.trim().is_empty(),
+        "{}",
+        output.stdout
+    );
 }

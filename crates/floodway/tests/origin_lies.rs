@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use floodway_testkit::{
-    Lie, Nginx, Output, Program, ScriptedOrigin, Seen, TestDir, random_bytes, random_file,
+    Lie, Nginx, Output, Program, ScriptedOrigin, Seen, Signal, TestDir, random_bytes, random_file,
     sha256_file,
 };
 use serde_json::Value;
@@ -258,6 +258,22 @@ fn weak_or_missing_validators_mean_one_get_and_a_reason() {
             .count();
         assert_eq!(big, 1, "{lie:?}: ranges of it must not be combined");
     }
+}
+
+#[test]
+fn a_stopped_download_that_cannot_resume_does_not_promise_it() {
+    let download = Download::limited(32 * MIB, Lie::NoValidator, 4 * MIB);
+    let mut running = download.program().start();
+    running.event("progress");
+    running.signal(Signal::INT);
+    let stopped = running.finish().expect_code(130);
+    let error = stopped.last_json()["error"].to_string();
+    assert!(
+        error.contains("begins anew") && !stopped.stderr.contains("to resume"),
+        "{error}\n{}",
+        stopped.stderr
+    );
+    assert!(!download.path().exists());
 }
 
 #[test]

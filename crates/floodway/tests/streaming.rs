@@ -1,9 +1,12 @@
 //! Streaming start: agents have pieces while the relay still fetches the rest, each verified before it is used.
 
 use std::fs;
-use std::time::Duration;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use floodway_testkit::third_party::Libtorrent;
+use floodway_testkit::third_party::{Aria2, Libtorrent, Transmission, own_ip};
 use floodway_testkit::{
     Fleet, Lie, Node, ScriptedOrigin, Site, TestDir, random_bytes, request, task_id, wait_until,
     without_key,
@@ -12,7 +15,7 @@ use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 /// The length of these files' pieces.
-const PIECE: u64 = 256 << 10;
+const PIECE: u64 = 64 << 10;
 const PATIENCE: Duration = Site::PATIENCE;
 
 /// A paced origin, and a fleet that may read it.
@@ -122,6 +125,52 @@ fn agents_have_the_first_pieces_while_the_relay_fetches_the_rest() {
 }
 
 #[test]
+fn two_relays_report_only_what_they_read_themselves() {
+    let mut stage = Stage::new(24 * MIB, 4 * MIB);
+    let relays = stage.fleet.relays(2);
+    let agents = stage.fleet.agents(1);
+    stage.fleet.await_live_nodes(3);
+    let task = stage.begin();
+    let ended = stage.ends(&task, &agents);
+    // Both have all of it, half of it from each other.
+    for relay in &relays {
+        let sid = ended["sid"].as_str().unwrap();
+        let path = format!("contents/{sid}/disk.img");
+        wait_until("the whole at the relay", PATIENCE, || {
+            let bytes = fs::read(relay.data.join(&path)).ok()?;
+            (bytes == stage.origin.body()).then_some(())
+        });
+        let of_peers = relay.metric("floodway_peer_received_bytes_total");
+        assert!(of_peers >= PIECE, "{of_peers} bytes from the other relay");
+        let said = relay.process.stderr();
+        assert!(!said.contains("control did not take"), "{said}");
+    }
+    let said = stage.fleet.control.stderr();
+    assert!(!said.contains("reported pieces do not count"), "{said}");
+    let sent = stage.origin.body_bytes();
+    assert!(sent * 10 <= stage.length * 11, "{sent} bytes of one copy");
+}
+
+#[test]
+fn who_reaches_no_peer_reads_hashes_and_pieces_of_a_relay_over_http() {
+    let mut stage = Stage::new(24 * MIB, 2 * MIB);
+    let relays = stage.fleet.relays(1);
+    stage.fleet.await_live_nodes(1);
+    let token = stage.fleet.join_token();
+    let args = ["get", &stage.url, "--no-p2p", "--json", "-o", "alone.img"];
+    let mut get = stage.fleet.cli_with(&token).args(args).start();
+    get.event("first_verified_piece");
+    let early = of_origin(&relays[0]);
+    assert!(early < stage.length, "the relay still fetches: {early}");
+    let done = get.finish().expect_code(0).last_json();
+    assert_eq!(done["verified_by"], "facts", "{done}");
+    assert_eq!(done["relay_bytes"], stage.length, "{done}");
+    assert_eq!(relays[0].metric("floodway_peer_sent_bytes_total"), 0);
+    let sent = stage.origin.body_bytes();
+    assert!(sent * 10 <= stage.length * 11, "{sent} bytes of one copy");
+}
+
+#[test]
 fn a_relay_killed_midway_goes_on_with_what_it_has() {
     let mut stage = Stage::new(16 * MIB, 2 * MIB);
     let agents = stage.fleet.agents(2);
@@ -187,31 +236,133 @@ fn a_plain_http_client_reads_the_file_while_it_grows() {
     assert!(read("bytes=0-") == stage.origin.body());
 }
 
+/// A content that was streamed to agents, and is final; its relay is gone, so that they alone have it, by the names that they
+/// made themselves.
+struct Streamed {
+    stage: Stage,
+    /// They seed.
+    agents: Vec<Node>,
+    sid: String,
+    /// What the origin had sent by then.
+    sent: u64,
+}
+
+impl Streamed {
+    fn new(length: u64, peer_ip: Option<IpAddr>) -> Self {
+        let mut stage = Stage::new(length, length / 2);
+        if let Some(ip) = peer_ip {
+            stage.fleet.listen_for_peers_on(ip);
+        }
+        let agents = stage.fleet.agents(2);
+        let mut relays = stage.fleet.relays(1);
+        stage.fleet.await_live_nodes(3);
+        let task = stage.begin();
+        let ended = stage.ends(&task, &agents);
+        relays[0].process.kill9();
+        Self {
+            sid: ended["sid"].as_str().unwrap().to_owned(),
+            sent: stage.origin.body_bytes(),
+            agents,
+            stage,
+        }
+    }
+
+    /// Its torrent from control, without the web seeds at the relay that is gone.
+    fn torrent(&self) -> PathBuf {
+        let path = self.stage.dir.join("disk.torrent");
+        let bytes = self.stage.fleet.torrent(&self.sid);
+        fs::write(&path, without_key(&bytes, "url-list")).unwrap();
+        path
+    }
+
+    /// The client has every byte, and the origin has not sent one more.
+    fn assert_has(&self, folder: &Path) {
+        assert!(fs::read(folder.join("disk.img")).unwrap() == self.stage.origin.body());
+        let sent = self.stage.origin.body_bytes();
+        assert_eq!(sent, self.sent, "no byte more of the origin");
+    }
+}
+
 #[test]
 fn third_party_libtorrent_joins_when_it_is_final_and_costs_the_origin_nothing() {
     let Some(libtorrent) = Libtorrent::find() else {
         return;
     };
-    let mut stage = Stage::new(8 * MIB, 4 * MIB);
-    let agents = stage.fleet.agents(2);
-    let mut relays = stage.fleet.relays(1);
-    stage.fleet.await_live_nodes(3);
-    let task = stage.begin();
-    let ended = stage.ends(&task, &agents);
-    let sent = stage.origin.body_bytes();
-    // The agents alone have it, by the name that they made themselves.
-    relays[0].process.kill9();
-    let torrent = stage.dir.join("disk.torrent");
-    let bytes = stage.fleet.torrent(ended["sid"].as_str().unwrap());
-    fs::write(&torrent, without_key(&bytes, "url-list")).unwrap();
-    let folder = stage.dir.folder("lt");
+    let streamed = Streamed::new(8 * MIB, None);
+    let folder = streamed.stage.dir.folder("lt");
     libtorrent
-        .transfer(&torrent, &folder, "127.0.0.2")
+        .transfer(&streamed.torrent(), &folder, "127.0.0.2")
         .event("done");
-    assert!(fs::read(folder.join("disk.img")).unwrap() == stage.origin.body());
-    assert_eq!(
-        stage.origin.body_bytes(),
-        sent,
-        "no byte more of the origin"
-    );
+    streamed.assert_has(&folder);
+}
+
+#[test]
+fn third_party_libtorrent_joins_by_a_magnet_link_when_it_is_final() {
+    let Some(libtorrent) = Libtorrent::find() else {
+        return;
+    };
+    // One piece more than a group has: the v2 torrent's hashes come in two requests, with proofs.
+    let streamed = Streamed::new(513 * PIECE - 77, None);
+    for (format, ip) in [("v1", "127.0.0.2"), ("v2", "127.0.0.3")] {
+        let link = streamed.stage.fleet.magnet(&streamed.sid, format);
+        let folder = streamed.stage.dir.folder(format);
+        let mut client = libtorrent.magnet(&link, &folder, ip);
+        let metadata = client.event("metadata");
+        assert_eq!(metadata["v2"], format == "v2", "{metadata}");
+        client.event("done");
+        streamed.assert_has(&folder);
+    }
+}
+
+#[test]
+fn third_party_libtorrent_gets_the_v2_torrent_of_agents_that_were_started_again() {
+    let Some(libtorrent) = Libtorrent::find() else {
+        return;
+    };
+    let mut streamed = Streamed::new(8 * MIB, None);
+    let agent = &mut streamed.agents[0];
+    agent.restart();
+    wait_until("its content", PATIENCE, || {
+        (agent.metric("floodway_contents") == 1).then_some(())
+    });
+    let peer = agent.ready.peer().to_owned();
+    streamed.agents[1].process.kill9();
+    let link = streamed.stage.fleet.magnet(&streamed.sid, "v2");
+    let folder = streamed.stage.dir.folder("lt");
+    libtorrent
+        .magnet(&format!("{link}&x.pe={peer}"), &folder, "127.0.0.2")
+        .event("done");
+    streamed.assert_has(&folder);
+}
+
+#[test]
+fn third_party_aria2_joins_when_it_is_final_and_costs_the_origin_nothing() {
+    let Some(aria2) = Aria2::find() else { return };
+    let streamed = Streamed::new(8 * MIB, None);
+    let folder = streamed.stage.dir.folder("aria2");
+    aria2
+        .download(&streamed.torrent(), &folder, "127.0.0.3")
+        .finish()
+        .expect_code(0);
+    streamed.assert_has(&folder);
+}
+
+#[test]
+fn third_party_transmission_joins_when_it_is_final_and_costs_the_origin_nothing() {
+    let Some(transmission) = Transmission::find() else {
+        return;
+    };
+    // It drops peers on loopback addresses that a tracker names.
+    let Some(ip) = own_ip() else { return };
+    let streamed = Streamed::new(8 * MIB, Some(ip));
+    let folder = streamed.stage.dir.folder("down");
+    let scratch = streamed.stage.dir.folder("transmission");
+    let client = transmission.download(&streamed.torrent(), &folder, &scratch);
+    let file = folder.join("disk.img");
+    let start = Instant::now();
+    while !file.exists() {
+        assert!(start.elapsed() < PATIENCE, "in vain: {}", client.stderr());
+        thread::sleep(Duration::from_millis(50));
+    }
+    streamed.assert_has(&folder);
 }

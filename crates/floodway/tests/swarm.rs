@@ -486,12 +486,12 @@ fn cancel_ends_an_agents_download_and_its_seeding() {
 }
 
 #[test]
-fn a_damaged_file_on_a_seeding_agent_does_no_harm() {
+fn a_damaged_file_on_a_seeding_agent_does_no_harm_and_the_agent_is_named() {
     let Some(mut site) = site(None) else {
         return;
     };
     let (url, sha256) = site.file("disk.img", 16 * MIB);
-    let _relays = site.fleet.relays(1);
+    let mut relays = site.fleet.relays(1);
     let mut agents = site.fleet.agents(1);
     site.fleet.await_live_nodes(2);
     site.distribute(&url);
@@ -500,6 +500,29 @@ fn a_damaged_file_on_a_seeding_agent_does_no_harm() {
         3 * MIB + 77,
         &vec![0; 500_000],
     );
+    // Nobody but the agent has it for now, so that the bad pieces are asked for and come from it.
+    relays[0].process.kill9();
+    site.nginx.stop();
+    let mut get = site
+        .fleet
+        .cli_with(&site.fleet.join_token())
+        .args(["get", &url, "--json", "--listen", "127.0.0.1:0"])
+        .args(["-o", "copy.img"])
+        .patience(Site::PATIENCE)
+        .start();
+    let reason = get.line("the ban of the agent", |line| {
+        let event: Value = serde_json::from_str(line).ok()?;
+        let reason = event["reason"].as_str()?;
+        reason.contains("banned").then(|| reason.to_owned())
+    });
+    assert!(
+        reason.contains(agents[0].ready.peer()) && reason.contains("wrong bytes of piece"),
+        "{reason}"
+    );
+    site.nginx.restart();
+    relays[0].restart();
+    let done = get.finish().expect_code(0).last_json();
+    assert_eq!(done["sha256"], *sha256, "{done}");
     agents.extend(site.fleet.agents(2));
     site.distribute(&url);
     Site::assert_has(&agents[1..], "disk.img", &sha256);

@@ -1,6 +1,8 @@
 //! `torrent create|show`, `seed` and `get FILE.torrent` among Floodway's own processes.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -150,6 +152,35 @@ fn the_default_output_lies_beside_the_file() {
 }
 
 #[test]
+fn paths_that_json_cannot_hold_are_exit_2() {
+    let dir = TestDir::new();
+    random_file(dir.join("f.bin"), 100_000, 1);
+    let folder = dir.join(OsStr::from_bytes(b"\xff\xfe"));
+    fs::create_dir(&folder).unwrap();
+    fs::copy(dir.join("f.bin"), folder.join("f.bin")).unwrap();
+    let create = |file: &Path, more: &[&OsStr]| {
+        floodway()
+            .args(["torrent", "create"])
+            .arg(file)
+            .args(more)
+            .run()
+    };
+    let (json, o) = (OsStr::new("--json"), OsStr::new("-o"));
+    let output = folder.join("x.torrent");
+    for refused in [
+        create(&dir.join("f.bin"), &[o, output.as_os_str(), json]),
+        // The default lies beside the file.
+        create(&folder.join("f.bin"), &[json]),
+    ] {
+        let refused = refused.expect_code(2);
+        assert!(refused.stderr.contains("UTF-8"), "{}", refused.stderr);
+    }
+    assert!(!output.exists());
+    create(&folder.join("f.bin"), &[]).expect_code(0);
+    assert!(folder.join("f.bin.torrent").exists());
+}
+
+#[test]
 fn corrupt_torrents_are_exit_2_and_say_what_is_wrong() {
     let content = Content::new(MIB, &[]);
     let good = fs::read(&content.torrent).unwrap();
@@ -175,9 +206,9 @@ fn corrupt_torrents_are_exit_2_and_say_what_is_wrong() {
         replaced("6:lengthi1048576e", "6:lengthi-1e"),
         replaced("6:lengthi1048576e", "6:lengthi1048577e"),
         replaced("6:lengthi1048576e", "6:lengthi9223372036854775807e"),
-        replaced("12:piece lengthi262144e", "12:piece lengthi0e"),
+        replaced("12:piece lengthi65536e", "12:piece lengthi0e"),
         replaced(
-            "12:piece lengthi262144e",
+            "12:piece lengthi65536e",
             "12:piece lengthi99999999999999999999e",
         ),
         b"d4:infod6:lengthi1e4:name1:a12:piece lengthi16384e6:pieces0:ee".to_vec(),

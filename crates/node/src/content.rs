@@ -1,6 +1,6 @@
 //! One content of a session: the handle that the roles hold, and what its parts share.
 
-use std::net::SocketAddr;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
@@ -15,17 +15,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::session::{Session, WeakSession};
 
+mod addresses;
 mod blame;
 mod disk;
 mod driver;
 mod growing;
+mod help;
 mod packet;
 mod park;
 mod sources;
 mod spec;
 
+pub use addresses::PeerAt;
 pub(crate) use driver::start;
 pub use growing::Growth;
+pub(crate) use growing::Known;
+pub use help::Helper;
 pub(crate) use packet::{Item, Packet, PeerOut, Reading};
 pub use spec::{
     AddError, ContentError, ContentEvent, ContentSpec, Finished, HttpSource, Progress, ReadError,
@@ -46,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) sid: Option<Sid>,
     /// Handshake names, in the order in which they became known.
     names: RwLock<Vec<InfoHash>>,
+    /// The torrents among these names, for peers that know no more than the name.
+    torrents: RwLock<BTreeMap<InfoHash, KnownTorrent>>,
     /// The hashes of all pieces are known.
     is_final: AtomicBool,
     /// They become known by records, which own nodes are told and asked for.
@@ -64,11 +71,20 @@ pub(crate) struct Shared {
     events: Mutex<Events>,
 }
 
+/// A torrent whose info dict is given to peers that ask for it (BEP 9).
+#[derive(Clone, Debug)]
+pub(crate) struct KnownTorrent {
+    /// The info dict's own bytes.
+    pub(crate) info: Bytes,
+    /// Peers may ask for hashes of its pieces (BEP 52).
+    pub(crate) is_v2: bool,
+}
+
 /// What connections must know of a content that grows.
 pub(crate) struct GrowthSeen {
     pub(crate) is_relay: bool,
     /// The newest record of control up to which all is known.
-    head: Mutex<Head>,
+    head: watch::Sender<Head>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -92,10 +108,13 @@ pub(crate) struct Complete {
 
 /// What the handle asks of the driver.
 pub(crate) enum Command {
-    AddPeers(Vec<SocketAddr>),
+    AddPeers(Vec<PeerAt>),
     SetSources(Vec<HttpSource>),
     SetLeases(Vec<Range<u32>>),
     Records(Vec<Signed>),
+    SetHelpers(Vec<Helper>, Head),
+    /// Looks at what is known of a growing content.
+    Look(Look),
     SetLimits(Limits),
     Finish,
     Stop {
@@ -103,6 +122,9 @@ pub(crate) enum Command {
         stopped: oneshot::Sender<()>,
     },
 }
+
+/// Looks at what is known of a content, if it grows.
+type Look = Box<dyn FnOnce(Option<Known<'_>>) + Send>;
 
 /// Those who listen, and what happened before the first of them did.
 #[derive(Default)]
@@ -136,17 +158,30 @@ impl Shared {
         Ok(())
     }
 
+    /// The torrent of this name, if its info dict is given to others.
+    pub(crate) fn torrent(&self, name: InfoHash) -> Option<KnownTorrent> {
+        let torrents = self.torrents.read();
+        let torrents = torrents.unwrap_or_else(PoisonError::into_inner);
+        torrents.get(&name).cloned()
+    }
+
+    /// Gives a torrent's info dict to whoever asks by this name.
+    fn add_torrent(&self, name: InfoHash, torrent: KnownTorrent) {
+        let torrents = self.torrents.write();
+        let mut torrents = torrents.unwrap_or_else(PoisonError::into_inner);
+        torrents.insert(name, torrent);
+    }
+
     /// The newest record of control up to which all is known, if the content grows.
     pub(crate) fn head(&self) -> Head {
-        let head = self.growth.as_ref().map(|growth| &growth.head);
-        head.map_or_else(Head::default, |head| {
-            *head.lock().unwrap_or_else(PoisonError::into_inner)
-        })
+        let head = self.growth.as_ref().map(|growth| *growth.head.borrow());
+        head.unwrap_or_default()
     }
 
     fn set_head(&self, head: Head) {
         if let Some(growth) = &self.growth {
-            *growth.head.lock().unwrap_or_else(PoisonError::into_inner) = head;
+            let is_new = |known: &mut Head| std::mem::replace(known, head) != head;
+            growth.head.send_if_modified(is_new);
         }
     }
 
@@ -268,7 +303,8 @@ impl Content {
     }
 
     /// Peers may be found at these addresses.
-    pub fn add_peers(&self, peers: Vec<SocketAddr>) {
+    pub fn add_peers(&self, peers: impl IntoIterator<Item = impl Into<PeerAt>>) {
+        let peers = peers.into_iter().map(Into::into).collect();
         self.command(Command::AddPeers(peers));
     }
 
@@ -291,6 +327,13 @@ impl Content {
         self.shared.add_name(&session, name)
     }
 
+    /// True when it answers by the name of a v2 torrent: once it has its final names, and knows all hashes.
+    pub fn answers_v2(&self) -> bool {
+        let torrents = self.shared.torrents.read();
+        let torrents = torrents.unwrap_or_else(PoisonError::into_inner);
+        torrents.values().any(|torrent| torrent.is_v2)
+    }
+
     /// The newest record of control up to which all of a growing content is known; `None` for others.
     pub fn head(&self) -> Option<Head> {
         self.shared.growth.as_ref().map(|_| self.shared.head())
@@ -299,6 +342,31 @@ impl Content {
     /// Records about a growing content, from control or from disk. Each is verified, and passed on if it is new.
     pub fn add_records(&self, records: Vec<Signed>) {
         self.command(Command::Records(records));
+    }
+
+    /// These serve the signed side of a growing content over HTTP, and are asked, the first of them first, for what neighbours
+    /// do not bring. The whole list. `newest` is the newest record that there is, as control said.
+    pub fn set_helpers(&self, helpers: Vec<Helper>, newest: Head) {
+        self.command(Command::SetHelpers(helpers, newest));
+    }
+
+    /// Looks at what is known of a growing content; `None` for others, and once it was stopped.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(Known<'_>) -> T + Send + 'static,
+    ) -> Option<T> {
+        let (send, seen) = oneshot::channel();
+        self.command(Command::Look(Box::new(move |known| {
+            // Who asked may have gone.
+            let _ = send.send(known.map(look));
+        })));
+        seen.await.ok().flatten()
+    }
+
+    /// Changes when more records of a growing content are known; `None` for others.
+    pub(crate) fn heads(&self) -> Option<watch::Receiver<Head>> {
+        let growth = self.shared.growth.as_ref();
+        growth.map(|growth| growth.head.subscribe())
     }
 
     /// New limits for this content.

@@ -26,8 +26,8 @@ pub mod state;
 mod sync;
 
 pub use content::{
-    AddError, Content, ContentError, ContentEvent, ContentSpec, Finished, Growth, HttpSource,
-    Progress, ReadError, SourceFile, State, Target,
+    AddError, Content, ContentError, ContentEvent, ContentSpec, Finished, Growth, Helper,
+    HttpSource, PeerAt, Progress, ReadError, SourceFile, State, Target,
 };
 pub use job::{GetError, GetEvent, Step, VerifiedBy};
 pub use metrics::{Count, Metrics};

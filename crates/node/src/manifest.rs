@@ -5,7 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use floodway_api::HexBytes;
 use floodway_api::manifest::ManifestInfo;
-use floodway_proto::record::Signed;
+use floodway_proto::manifest::Manifest;
+use floodway_proto::record::{Signed, State};
+use floodway_proto::{InfoHash, Sha256};
 
 /// The records in a reply. One that cannot be read is left out: what it says comes by other records or not at all.
 pub(crate) fn records(info: Option<&ManifestInfo>) -> Vec<Signed> {
@@ -16,6 +18,39 @@ pub(crate) fn records(info: Option<&ManifestInfo>) -> Vec<Signed> {
             .ok()
     };
     records.filter_map(decode).collect()
+}
+
+/// The name of a final content's v2 torrent, as control signed it: stock clients that have that torrent know no other name.
+pub(crate) fn v2_name(manifest: &Manifest) -> Option<InfoHash> {
+    match manifest.state() {
+        State::Final(names) => names.v2.map(truncated),
+        _ => None,
+    }
+}
+
+/// A v2 info-hash as handshakes and trackers have it (BEP 52).
+pub(crate) fn truncated(hash: Sha256) -> InfoHash {
+    let mut name = [0; 20];
+    name.copy_from_slice(&hash.0[..20]);
+    InfoHash(name)
+}
+
+/// Takes the hashes of all pieces, which records leave out, from this node's disk. They are proven by what control sealed;
+/// wrong ones, of a damaged file, are left out.
+pub(crate) fn expand(manifest: &mut Manifest, hashes: &[Sha256]) {
+    let mut piece = 0;
+    while (piece as usize) < hashes.len() {
+        let Some(node) = manifest.facts().sealed_node(piece) else {
+            piece += 1;
+            continue;
+        };
+        let pieces = manifest.facts().pieces_of(node);
+        let of_node = hashes.get(pieces.start as usize..pieces.end as usize);
+        if let Some(Err(error)) = of_node.map(|hashes| manifest.expand(node, hashes)) {
+            tracing::warn!(%error, "hashes of a content on this disk are damaged");
+        }
+        piece = pieces.end.max(piece + 1);
+    }
 }
 
 /// A key of control, if it is as long as one.
@@ -31,4 +66,97 @@ pub(crate) fn unix_us() -> u64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use floodway_proto::facts::Accept;
+    use floodway_proto::genesis::{FinalTorrents, Flavors, Genesis, GenesisFile, OriginIdentity};
+    use floodway_proto::manifest::{Sealer, Status};
+    use floodway_proto::record::{Fact, LeaseId, SecretKey, State};
+    use floodway_proto::{SafeName, digest};
+
+    use super::*;
+
+    const PIECES: u32 = 700;
+
+    /// A content of so many pieces of which control said only in sum what they hash to.
+    fn in_sum(hashes: &[Sha256]) -> Manifest {
+        let key = SecretKey::from_seed(&[3; 32]);
+        let name = SafeName::new("f").unwrap();
+        let genesis = Genesis {
+            created_unix_s: 1,
+            final_torrents: FinalTorrents {
+                flavors: Flavors::V1,
+                private: true,
+                source: String::new(),
+            },
+            keys: vec![key.public().to_bytes()],
+            files: vec![GenesisFile {
+                path: vec![name.clone()],
+                length: Some(u64::from(PIECES) * 16_384),
+                url_suffix: String::new(),
+                etag: String::new(),
+                version: String::new(),
+            }],
+            name,
+            nonce: [7; 16],
+            origin: OriginIdentity {
+                etag: "\"v1\"".into(),
+                last_modified: String::new(),
+                url_hash: Sha256([0; 32]),
+                version: String::new(),
+            },
+            piece_length: 16_384,
+            strong: true,
+            trust: 0,
+        };
+        let mut manifest = Manifest::new(genesis.clone(), Accept::Sealed).unwrap();
+        let mut facts = manifest.facts().clone();
+        for (index, &hash) in (0..).zip(hashes) {
+            let (file, layer) = (0, 0);
+            facts
+                .seal(&Fact {
+                    file,
+                    layer,
+                    index,
+                    hash,
+                })
+                .unwrap();
+        }
+        let status = Status {
+            length: genesis.length(),
+            sealed: PIECES,
+            state: State::Open,
+            lease_floor: LeaseId(0),
+            revoked: Vec::new(),
+            time_unix_ms: 0,
+        };
+        let mut sealer = Sealer::new(genesis.sid(), key, 0, 1);
+        for record in sealer.checkpoint(&facts, &[], &status).unwrap() {
+            manifest.apply(&record).unwrap();
+        }
+        manifest
+    }
+
+    #[test]
+    fn kept_hashes_are_taken_where_they_are_proven() {
+        let hashes: Vec<_> = (0..PIECES)
+            .map(|piece| digest::sha256(&piece.to_be_bytes()))
+            .collect();
+        let mut manifest = in_sum(&hashes);
+        assert!(manifest.facts().proven_pieces() < PIECES);
+        expand(&mut manifest, &hashes);
+        assert_eq!(manifest.facts().proven_pieces(), PIECES);
+        // A damaged or torn file does no harm.
+        let mut manifest = in_sum(&hashes);
+        let mut damaged = hashes.clone();
+        damaged[600] = Sha256([0; 32]);
+        expand(&mut manifest, &damaged);
+        assert!((512..PIECES).contains(&manifest.facts().proven_pieces()));
+        let mut manifest = in_sum(&hashes);
+        expand(&mut manifest, &hashes[..600]);
+        assert!(!manifest.facts().is_proven(600));
+        expand(&mut manifest, &[]);
+    }
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
+use floodway_proto::InfoHash;
 use floodway_proto::wire::Handshake;
 use floodway_swarm::{PeerKey, Sender};
 use futures_util::FutureExt;
@@ -35,6 +36,10 @@ const KNOWS_FINAL: u32 = 4;
 const IS_RELAY: u32 = 8;
 /// The number under which we want [`ManifestMessage`](floodway_proto::wire::ManifestMessage)s of a growing content.
 const MANIFEST_ID: u8 = 2;
+/// The number under which we want [`MetadataMessage`](floodway_proto::wire::MetadataMessage)s: requests only.
+const METADATA_ID: u8 = 3;
+/// A peer that has asked so many things about the torrent, and has not taken the answers, is not listened to meanwhile.
+const UNANSWERED_MAX: usize = 256;
 /// A peer that sends nothing, not even keep-alives, for this long is gone.
 const SILENCE_MAX: Duration = Duration::from_mins(3);
 
@@ -43,12 +48,18 @@ struct Connection {
     session: Session,
     content: Arc<Shared>,
     key: PeerKey,
+    /// The name by which the connection was opened.
+    name: InfoHash,
     /// Bytes came since the watchdog looked.
     heard: AtomicBool,
     /// The number under which the peer wants [`HttpClaims`](floodway_proto::wire::HttpClaims); 0: it wants none.
     claims_id: AtomicU8,
     /// The number under which the peer wants [`ManifestMessage`](floodway_proto::wire::ManifestMessage)s; 0: it wants none.
     manifest_id: AtomicU8,
+    /// The number under which the peer wants [`MetadataMessage`](floodway_proto::wire::MetadataMessage)s; 0: it wants none.
+    metadata_id: AtomicU8,
+    /// Questions about the torrent (info dict, hashes) whose answers have not been sent.
+    unanswered: watch::Sender<usize>,
 }
 
 /// A connected peer, as its handshake described it.
@@ -91,9 +102,12 @@ impl Connection {
             session,
             content,
             key,
+            name: theirs.info_hash,
             heard: AtomicBool::new(true),
             claims_id: AtomicU8::new(0),
             manifest_id: AtomicU8::new(0),
+            metadata_id: AtomicU8::new(0),
+            unanswered: watch::Sender::new(0),
         };
         let talk = connection.talk(&mut stream, theirs.extensions, queue, hang_up);
         if let Ok(error) = AssertUnwindSafe(talk).catch_unwind().await {
@@ -140,8 +154,14 @@ impl Connection {
             .map_err(|_| PeerError::HungUp)
     }
 
-    /// Waits until the store has room for what comes.
+    /// Waits until the store has room for what comes, and the peer has taken what it asked for.
     async fn may_read(&self, reading: &mut watch::Receiver<Reading>) -> Result<(), PeerError> {
+        if *self.unanswered.borrow() > UNANSWERED_MAX {
+            let few = |unanswered: &usize| *unanswered <= UNANSWERED_MAX;
+            let mut unanswered = self.unanswered.subscribe();
+            // The sender is in our hands.
+            let _ = unanswered.wait_for(few).await;
+        }
         if !reading.borrow().peers {
             let open = reading.wait_for(|reading| reading.peers).await;
             open.map_err(|_| PeerError::HungUp)?;

@@ -11,6 +11,7 @@ use floodway_swarm::{Limits, Order, Prefer};
 use url::Url;
 
 use crate::get::read_torrent;
+use crate::job::sources::info_for_peers;
 use crate::{
     AddError, Content, ContentSpec, GetError, Progress, Ready, Session, SessionConfig, Target,
 };
@@ -88,6 +89,7 @@ fn content_spec(spec: &SeedSpec, torrent: &Metainfo) -> Result<ContentSpec, GetE
     })?;
     Ok(ContentSpec {
         names: vec![torrent.info_hash],
+        info: info_for_peers(torrent, None),
         sid: None,
         layout: info.layout().map_err(MetainfoError::PieceLength)?,
         hashes: Hashes::V1(info.pieces.clone()),

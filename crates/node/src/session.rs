@@ -125,6 +125,7 @@ struct Guards {
     origin: Guard,
     relay: Guard,
     tracker: Guard,
+    manifest: Guard,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -152,6 +153,7 @@ impl Session {
             origin: Guard::unmetered(),
             relay: Guard::unmetered(),
             tracker: Guard::unmetered(),
+            manifest: Guard::unmetered(),
         };
         let inner = Inner {
             started: Instant::now(),
@@ -264,6 +266,10 @@ impl Session {
 
     pub(crate) fn tracker_guard(&self) -> &Guard {
         &self.inner.guards.tracker
+    }
+
+    pub(crate) fn manifest_guard(&self) -> &Guard {
+        &self.inner.guards.manifest
     }
 
     pub(crate) fn pool(&self) -> &Pool {

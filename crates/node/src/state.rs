@@ -14,7 +14,7 @@ use bytes::Bytes;
 use floodway_api::HexBytes;
 use floodway_proto::genesis::Genesis;
 use floodway_proto::record::Signed;
-use floodway_proto::{NodeId, Sid};
+use floodway_proto::{NodeId, Sha256, Sid};
 use floodway_store::FileStamp;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -258,6 +258,19 @@ impl DataDir {
         append().map_err(failed("write", &path))
     }
 
+    /// What each piece of a final content hashes to, if it was kept. It proves itself: see [`expand`](crate::manifest::expand).
+    pub(crate) fn hashes(&self, sid: Sid) -> Vec<Sha256> {
+        let bytes = read(&self.content_path(sid).join(HASHES)).ok().flatten();
+        let bytes = bytes.unwrap_or_default();
+        bytes.as_chunks().0.iter().copied().map(Sha256).collect()
+    }
+
+    /// Keeps what each piece of a final content hashes to. Records leave that out.
+    pub(crate) fn save_hashes(&self, sid: Sid, hashes: &[Sha256]) -> Result<(), StateError> {
+        let bytes: Vec<u8> = hashes.iter().flat_map(|hash| hash.0).collect();
+        replace(&self.content_folder(sid)?.join(HASHES), &bytes)
+    }
+
     /// How the finished file of a content looked when it was known to be good.
     pub(crate) fn stamp(&self, sid: Sid) -> Option<FileStamp> {
         self.load::<Stamp>(&stamp_name(sid)).ok().flatten()?.stamp()
@@ -310,6 +323,7 @@ impl DataDir {
 const CONTROL_KEY: &str = "control-key.json";
 const GENESIS: &str = "genesis";
 const RECORDS: &str = "records";
+const HASHES: &str = "hashes";
 
 fn stamp_name(sid: Sid) -> String {
     format!("contents/{sid}/stamp.json")

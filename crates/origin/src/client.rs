@@ -228,6 +228,49 @@ impl Origin {
         ))
     }
 
+    /// Reads a small document whole, of at most `limit` bytes. `None`: there is none now (204).
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and [`OriginError::TooLong`].
+    pub async fn document(
+        &self,
+        url: &SourceUrl,
+        bearer: Option<&Bearer>,
+        limit: usize,
+        guard: &Guard,
+    ) -> Result<Option<Vec<u8>>, OriginError> {
+        let question = Question {
+            source: url,
+            method: Method::GET,
+            range: None,
+            if_match: None,
+            bearer,
+            length: None,
+        };
+        let answer = self.ask(&question, guard).await?;
+        if answer.response.status() == StatusCode::NO_CONTENT {
+            return Ok(None);
+        }
+        let length = answer.response.body().size_hint().exact();
+        let head = head_of(&question, &answer, length);
+        let facts = head.facts()?;
+        let extent = head.extent(&facts, None, &Expectation::default())?;
+        let body = answer.response.into_body();
+        let mut body = Body::http(body, extent, facts, url, guard, &self.exchange);
+        let mut bytes = Vec::new();
+        while let Some(chunk) = body.next().await {
+            let chunk = chunk?;
+            if bytes.len() + chunk.len() > limit {
+                return Err(OriginError::TooLong {
+                    url: url.redacted(),
+                    expected: limit as u64,
+                });
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(Some(bytes))
+    }
+
     async fn ask(&self, question: &Question<'_>, guard: &Guard) -> Result<Answer, OriginError> {
         self.exchange
             .ask(question, self.check.as_deref(), guard)

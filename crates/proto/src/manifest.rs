@@ -15,6 +15,7 @@ use crate::record::{
     Signed, State,
 };
 use crate::torrents::{Contents, NamesError};
+use crate::wire::HashRequest;
 use crate::{Sha256, Sid};
 
 mod attested;
@@ -393,6 +394,15 @@ impl Manifest {
         let changes = self.facts.expand(node, hashes)?;
         self.drop_proven_attests();
         Ok(changes)
+    }
+
+    /// What answers a peer of the final v2 torrent that asks for hashes (BEP 52): see [`FactStore::hashes`]. `None`: not to
+    /// be had here.
+    pub fn hashes(&self, request: &HashRequest) -> Option<Vec<Sha256>> {
+        let roots = self.final_names()?.roots.iter();
+        let mut files = (0..=u16::MAX).zip(roots);
+        let (file, _) = files.find(|(_, root)| **root == Some(request.pieces_root))?;
+        self.facts.hashes(file, request)
     }
 
     /// What somebody lacks who knows all up to `have`: the records after it, or the newest snapshot and what followed.

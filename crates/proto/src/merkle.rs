@@ -14,6 +14,7 @@ use sha2::{Digest as _, Sha256 as Sha256Hasher};
 
 use crate::{BLOCK_LENGTH, Layout, PIECE_LENGTH_RANGE, PieceIndex, Sha256, digest};
 
+mod proof;
 mod tree;
 
 pub use tree::{GROUP_LAYERS, GROUP_PIECES, Tree, TreeError};

@@ -1,4 +1,4 @@
-//! What peers say: handshake and messages of BEP 3, 6 (fast) and 10 (extensions).
+//! What peers say: handshake and messages of BEP 3, 6 (fast), 9 (metadata), 10 (extensions) and 52 (hashes).
 //!
 //! Entry: [`decode`] takes one whole [`Frame`] off the front of what was received, without copying payload. A
 //! message that is too long is refused as soon as its length is visible, so a peer cannot make us wait for or
@@ -8,14 +8,19 @@ use bytes::{Buf, BufMut, Bytes};
 
 use crate::bencode::{DecodeError, FieldError};
 use crate::{InfoHash, PeerName};
+use hashes::{ANSWER_HASHES_LIMIT, REQUEST_LENGTH};
 
 mod claims;
 mod extended;
+mod hashes;
 pub mod manifest;
+mod metadata;
 
 pub use claims::HttpClaims;
 pub use extended::{ExtendedHandshake, OwnNode};
+pub use hashes::{HashRequest, joined};
 pub use manifest::{ManifestMessage, ManifestMessageError};
+pub use metadata::{METADATA, METADATA_PIECE, MetadataError, MetadataMessage};
 
 /// The length of a [`Handshake`] in bytes.
 pub const HANDSHAKE_LENGTH: usize = 68;
@@ -65,6 +70,9 @@ pub enum WireError {
     /// A malformed message of the kind [`manifest::MANIFEST`].
     #[error("the peer broke the manifest protocol: {0}")]
     Manifest(#[from] ManifestMessageError),
+    /// A malformed message of the kind [`METADATA`].
+    #[error("the peer's metadata message is wrong: {0}")]
+    Metadata(MetadataError),
 }
 
 impl WireError {
@@ -77,7 +85,8 @@ impl WireError {
             | Self::Bencode(_)
             | Self::Field(_)
             | Self::Claims
-            | Self::Manifest(_) => true,
+            | Self::Manifest(_)
+            | Self::Metadata(_) => true,
         }
     }
 }
@@ -179,6 +188,12 @@ pub enum Message {
     },
     /// The sender's DHT port (BEP 5).
     Port(u16),
+    /// v2: send these hashes.
+    HashRequest(HashRequest),
+    /// v2: the hashes that were asked for, and then those that prove them, 32 bytes each.
+    Hashes(HashRequest, Bytes),
+    /// v2: this request for hashes will not be answered.
+    HashReject(HashRequest),
     /// A message of a kind that we do not know; its payload was dropped. Never sent.
     Unknown {
         /// The kind.
@@ -251,6 +266,9 @@ mod id {
     pub(super) const REJECT: u8 = 16;
     pub(super) const ALLOWED_FAST: u8 = 17;
     pub(super) const EXTENDED: u8 = 20;
+    pub(super) const HASH_REQUEST: u8 = 21;
+    pub(super) const HASHES: u8 = 22;
+    pub(super) const HASH_REJECT: u8 = 23;
 }
 
 /// The length prefix, once its 4 bytes are there.
@@ -310,9 +328,15 @@ fn check_length(id: u8, length: u32, limits: Limits) -> Result<(), WireError> {
         id::PIECE => (9, 9 + BLOCK_LIMIT),
         id::BITFIELD => (1, limits.bitfield_length),
         id::EXTENDED => (2, 2 + EXTENDED_LIMIT),
+        id::HASH_REQUEST | id::HASH_REJECT => (1 + REQUEST_LENGTH, 1 + REQUEST_LENGTH),
+        id::HASHES => {
+            let head = 1 + REQUEST_LENGTH;
+            (head + 32, head + 32 * ANSWER_HASHES_LIMIT)
+        }
         _ => (1, limits.message_length),
     };
-    if length < least || (least == most && length != most) {
+    let is_cut = id == id::HASHES && !(length.saturating_sub(least)).is_multiple_of(32);
+    if length < least || (least == most && length != most) || is_cut {
         let expected = least;
         return Err(WireError::WrongLength {
             id,
@@ -355,6 +379,9 @@ fn frame(id: u8, length: u32, mut body: Bytes) -> Frame {
             id: body.get_u8(),
             payload: body,
         },
+        id::HASH_REQUEST => Message::HashRequest(HashRequest::read(&mut body)),
+        id::HASHES => Message::Hashes(HashRequest::read(&mut body), body),
+        id::HASH_REJECT => Message::HashReject(HashRequest::read(&mut body)),
         _ => Message::Unknown { id, length },
     })
 }
@@ -382,6 +409,12 @@ fn put_request(id: u8, request: &Request, out: &mut impl BufMut) {
     out.put_u32(request.piece);
     out.put_u32(request.begin);
     out.put_u32(request.length);
+}
+
+/// `more` bytes follow.
+fn put_hash_request(id: u8, request: &HashRequest, more: usize, out: &mut impl BufMut) {
+    put_head(id, REQUEST_LENGTH as usize + more, out);
+    request.put(out);
 }
 
 fn put_index(id: u8, index: u32, out: &mut impl BufMut) {
@@ -420,6 +453,12 @@ impl Message {
                 put_head(id::PORT, 2, out);
                 out.put_u16(*port);
             }
+            Self::HashRequest(request) => put_hash_request(id::HASH_REQUEST, request, 0, out),
+            Self::Hashes(request, hashes) => {
+                put_hash_request(id::HASHES, request, hashes.len(), out);
+                out.put_slice(hashes);
+            }
+            Self::HashReject(request) => put_hash_request(id::HASH_REJECT, request, 0, out),
             Self::Unknown { .. } => {}
         }
     }

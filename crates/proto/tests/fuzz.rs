@@ -10,7 +10,7 @@ use floodway_proto::record::{
 };
 use floodway_proto::wire::manifest::RejectReason;
 use floodway_proto::wire::{
-    ExtendedHandshake, Handshake, ManifestMessage, Message, OwnNode, Request,
+    ExtendedHandshake, Handshake, HashRequest, ManifestMessage, Message, OwnNode, Request,
 };
 use floodway_proto::{Bitfield, InfoHash, NodeId, PeerName, SafeName, Sha256, Sid};
 use proptest::prelude::*;
@@ -94,6 +94,13 @@ fn stream() -> Vec<u8> {
         begin: 2,
         length: 3,
     };
+    let hashes = HashRequest {
+        pieces_root: Sha256([1; 32]),
+        base_layer: 4,
+        index: 0,
+        length: 2,
+        proof_layers: 0,
+    };
     let mut out = 20u32.to_be_bytes().to_vec();
     for message in [
         Message::Bitfield(Bitfield::full(20).to_bytes().into()),
@@ -107,6 +114,9 @@ fn stream() -> Vec<u8> {
             payload: extended_handshake().into(),
         },
         Message::HaveAll,
+        Message::HashRequest(hashes),
+        Message::Hashes(hashes, vec![7; 64].into()),
+        Message::HashReject(hashes),
     ] {
         message.encode(&mut out);
     }
@@ -210,7 +220,9 @@ fn valid() -> Vec<Vec<u8>> {
         stream(),
         handshake.encode().to_vec(),
     ];
-    let texts: [&[u8]; 9] = [
+    let texts: [&[u8]; 11] = [
+        b"d8:msg_typei0e5:piecei3ee",
+        b"d8:msg_typei1e5:piecei0e10:total_sizei3eexyz",
         b"info_hash=%124Vx%9A%BC%DE%F1%23Eg%89%AB%CD%EF%124Vx%9A&peer_id=-FW0001-abcdefghijkl&port=1&left=0&event=started&ip=1.2.3.4&key=1f",
         b"d8:completei1e8:intervali30e5:peers6:abcdef6:peers618:abcdefghijklmnopqre",
         b"d8:intervali30e5:peersld2:ip7:1.2.3.47:peer id20:abcdefghijklmnopqrst4:porti7eeee",

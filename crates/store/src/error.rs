@@ -104,7 +104,7 @@ impl StoreError {
     }
 
     /// True when somebody can make room or give permission, and nothing is lost until then.
-    pub(crate) fn is_retryable(&self) -> bool {
+    pub fn is_retryable(&self) -> bool {
         let errno = Errno::from_io_error(&self.source);
         let is_permission = matches!(errno, Some(Errno::ACCESS | Errno::PERM | Errno::ROFS));
         self.is_full() || is_permission

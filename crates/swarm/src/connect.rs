@@ -13,6 +13,10 @@ use crate::swarm::Swarm;
 
 /// Half-open connections at once.
 const DIALING_MAX: usize = 16;
+/// Who is lost is dialled again after this.
+const LOST: Duration = Duration::from_secs(2);
+/// Who is connected otherwise, or has nothing to exchange, is dialled again after this.
+const PARTED: Duration = Duration::from_mins(10);
 
 impl Swarm {
     pub(crate) fn peers_found(&mut self, addrs: &[SocketAddr]) {
@@ -186,7 +190,20 @@ impl Swarm {
             | Message::AllowedFast(_)
             | Message::Extended { .. }
             | Message::Port(_)
+            | Message::HashRequest(_)
+            | Message::Hashes(..)
+            | Message::HashReject(_)
             | Message::Unknown { .. } => {}
+        }
+    }
+
+    /// The peer has said what it has: it takes part.
+    fn announced(&mut self, key: PeerKey) {
+        if let Some(peer) = self.peers.get_mut(&key)
+            && !std::mem::replace(&mut peer.announced, true)
+            && !peer.inbound
+        {
+            self.dialer.talked(peer.addr);
         }
     }
 
@@ -197,10 +214,10 @@ impl Swarm {
                 HangUp::Protocol("a piece that this torrent does not have"),
             );
         }
+        self.announced(key);
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
-        peer.announced = true;
         if peer.have.set(piece) {
             self.picker.gained(piece);
             self.seeds += usize::from(peer.have.is_full());
@@ -219,10 +236,10 @@ impl Swarm {
     }
 
     fn has_pieces(&mut self, key: PeerKey, have: &Bitfield) {
+        self.announced(key);
         let Some(peer) = self.peers.get_mut(&key) else {
             return;
         };
-        peer.announced = true;
         let was_seed = peer.is_seed();
         // aria2 sends a new list where many new pieces would be as many messages.
         for piece in have.iter_ones() {
@@ -278,6 +295,9 @@ impl Swarm {
         if interested != peer.we_are_interested {
             peer.we_are_interested = interested;
             if interested {
+                if self.useful == 0 && self.growing {
+                    self.useful_since = self.now;
+                }
                 self.useful += 1;
             } else {
                 self.useful -= 1;
@@ -320,13 +340,19 @@ impl Swarm {
                     .push_back(Output::Event(Event::Banned { addr, piece }));
                 Duration::MAX
             }
-            HangUp::BothComplete | HangUp::Duplicate => Duration::from_mins(10),
+            HangUp::BothComplete | HangUp::Duplicate => PARTED,
             HangUp::Full => Duration::from_mins(1),
         };
-        self.peer_down(key, retry);
+        self.forget(key, Some(retry));
     }
 
-    pub(crate) fn peer_down(&mut self, key: PeerKey, retry: Duration) {
+    /// The connection is gone, by the peer's will or the network's.
+    pub(crate) fn peer_down(&mut self, key: PeerKey) {
+        self.forget(key, None);
+    }
+
+    /// `retry`: we closed it, and dial the address again after so long.
+    fn forget(&mut self, key: PeerKey, retry: Option<Duration>) {
         self.drop_claims(key);
         let Some(peer) = self.peers.remove(&key) else {
             return;
@@ -335,19 +361,11 @@ impl Swarm {
         if self.names.get(&peer.name) == Some(&key) {
             self.names.remove(&peer.name);
         }
+        self.plan_redial(&peer, retry);
         self.seeds -= usize::from(peer.is_seed());
         self.useful -= usize::from(peer.we_are_interested);
         if !peer.is_stuck {
             self.sending -= peer.sending;
-        }
-        if !peer.inbound && peer.announced {
-            self.dialer.closed(self.now, peer.addr, retry);
-        } else if !peer.inbound {
-            // It hung up at once, perhaps because it has another connection to us.
-            self.dialer.failed(self.now, peer.addr);
-        }
-        if let Some(addr) = peer.listens_at {
-            self.dialer.closed(self.now, addr, retry);
         }
         peer.have
             .iter_ones()
@@ -372,6 +390,29 @@ impl Swarm {
         self.plan_dirty = true;
         // A slot is free.
         self.next_choke = self.now;
+    }
+
+    /// When to dial the peer of a connection again that is gone.
+    fn plan_redial(&mut self, peer: &Peer, retry: Option<Duration>) {
+        let wait = retry.unwrap_or(LOST);
+        if let Some(addr) = peer.listens_at {
+            self.dialer.closed(self.now, addr, wait);
+        }
+        if peer.inbound {
+            return;
+        }
+        let twin = self.names.get(&peer.name);
+        if let Some(twin) = twin.and_then(|twin| self.peers.get_mut(twin)) {
+            // Where it listens is known now, and of use when the other connection ends.
+            twin.listens_at.get_or_insert(peer.addr);
+            self.dialer
+                .closed(self.now, peer.addr, retry.unwrap_or(PARTED));
+        } else if retry.is_some() || peer.announced {
+            self.dialer.closed(self.now, peer.addr, wait);
+        } else {
+            // It hung up at once.
+            self.dialer.failed(self.now, peer.addr);
+        }
     }
 }
 

@@ -147,10 +147,21 @@ impl Dialer {
         }
     }
 
+    /// A handshake is complete. Its failures are forgotten only when it [has talked](Self::talked): one that hangs up at
+    /// once each time is dialled less and less often.
     pub(crate) fn connected(&mut self, addr: SocketAddr) {
-        if self.known.contains_key(&addr) {
-            let (state, failures) = (State::Connected, 0);
+        if let Some(&Known { failures, .. }) = self.known.get(&addr) {
+            let state = State::Connected;
             self.set(addr, Some(Known { state, failures }));
+        }
+    }
+
+    /// The peer there takes part.
+    pub(crate) fn talked(&mut self, addr: SocketAddr) {
+        if let Some(&Known { state, failures }) = self.known.get(&addr)
+            && failures > 0
+        {
+            self.set(addr, Some(Known { state, failures: 0 }));
         }
     }
 
@@ -197,6 +208,26 @@ mod tests {
         }
         assert_eq!(waits, [1, 2, 4, 8]);
         assert_eq!(dialer.dialing(), 0);
+    }
+
+    #[test]
+    fn who_hangs_up_at_once_is_tried_later_and_later_until_it_talks() {
+        let mut dialer = Dialer::default();
+        dialer.found(addr(1));
+        let mut now = Time::ZERO;
+        let mut waits = Vec::new();
+        for talks in [false, false, false, true, false] {
+            assert_eq!(dialer.next(now), Some(addr(1)));
+            dialer.connected(addr(1));
+            if talks {
+                dialer.talked(addr(1));
+            }
+            dialer.failed(now, addr(1));
+            let next = dialer.next_at().unwrap();
+            waits.push(next.since(now).as_secs());
+            now = next;
+        }
+        assert_eq!(waits, [1, 2, 4, 1, 2]);
     }
 
     #[test]

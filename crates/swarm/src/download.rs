@@ -16,6 +16,8 @@ use crate::swarm::Swarm;
 const TWICE_PAYS: Duration = Duration::from_millis(50);
 /// Begun pieces looked at before a new one is begun: where many peers each have what no other has, many have begun.
 const WAITING_PROBED: usize = 64;
+/// Suggestions of a peer looked at that come before their hash.
+const SUGGESTED_PROBED: usize = 256;
 /// Begun pieces looked at for a block worth a second request.
 const TWICE_PROBED: usize = 64;
 
@@ -110,10 +112,17 @@ impl Swarm {
         self.claim(piece, index, key)
     }
 
-    /// A block of the first piece that the peer suggests and that can still be asked for.
+    /// A block of the first piece that the peer suggests and that can still be asked for. While a content grows a suggestion
+    /// may come before what the piece must hash to is known here: it is kept until then. The peer waits for us to have the piece,
+    /// and suggests it to nobody else.
     fn pick_suggested(&mut self, key: PeerKey) -> Option<BlockId> {
-        loop {
-            let piece = *self.peers.get(&key)?.suggested.front()?;
+        let mut at = 0;
+        while at < SUGGESTED_PROBED {
+            let piece = *self.peers.get(&key)?.suggested.get(at)?;
+            if self.growing && !self.verifiable.get(piece) && !self.have.get(piece) {
+                at += 1;
+                continue;
+            }
             let free =
                 self.verifiable.get(piece) && !self.have.get(piece) && !self.reserved.get(piece);
             let index = match self.partials.get(&piece) {
@@ -125,8 +134,9 @@ impl Swarm {
                 self.begin(piece);
                 return self.claim(piece, index, key);
             }
-            self.peers.get_mut(&key)?.suggested.pop_front();
+            self.peers.get_mut(&key)?.suggested.remove(at);
         }
+        None
     }
 
     /// The piece waits for blocks, and this peer may bring one.

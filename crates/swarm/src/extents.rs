@@ -86,22 +86,22 @@ impl Swarm {
             return None;
         }
         let claims = &self.claims;
-        let rarest = self
-            .picker
-            .rarest_of(PROBES, &mut self.rng, |piece| !claims.is_claimed(piece));
+        let rarest = self.picker.rarest_of(PROBES, &mut self.rng, |piece| {
+            !claims.is_claimed(piece) && !self.fresh.contains(piece)
+        });
         rarest.or_else(|| self.waiting_for_http(|_| true))
     }
 
     /// A piece that no connected peer has and nobody claims, if it is our turn to read the source.
     fn first_copy(&mut self) -> Option<u32> {
-        let left = self.picker.unavailable();
+        let left = self.picker.unavailable() - self.fresh_unavailable();
         if self.claims.readers >= READERS_MIN.max(left / PIECES_PER_READER) {
             return None;
         }
         let claims = &self.claims;
-        let open = self
-            .picker
-            .unavailable_of(PROBES, &mut self.rng, |piece| !claims.is_claimed(piece));
+        let open = self.picker.unavailable_of(PROBES, &mut self.rng, |piece| {
+            !claims.is_claimed(piece) && !self.fresh.contains(piece)
+        });
         open.or_else(|| self.waiting_for_http(|availability| availability == 0))
     }
 
@@ -118,8 +118,7 @@ impl Swarm {
     /// Peers will not bring what they have before this source could bring a piece of it.
     fn peers_are_slow(&self, key: SourceKey) -> bool {
         let piece_length = u64::from(self.layout.piece_length());
-        let nobody_has = self.picker.unavailable() as u64 * piece_length;
-        let waiting = self.missing_bytes().saturating_sub(nobody_has);
+        let waiting = self.bytes_on_offer();
         let time =
             |bytes: u64, rate: u64| Duration::from_millis(bytes.saturating_mul(1000) / rate.max(1));
         let by_peers = time(waiting, self.rates.peer.rate(self.now).0);
@@ -183,6 +182,7 @@ impl Swarm {
         !self.have.get(piece)
             && !self.reserved.get(piece)
             && self.may_fetch(piece)
+            && !self.fresh.contains(piece)
             && self
                 .partials
                 .get(&piece)

@@ -11,9 +11,9 @@
 //! | module | what it decides |
 //! |---|---|
 //! | `push` | to whom a new record goes at once, and to whom a word that there is one |
-//! | `pull` | what to ask for: missing records, hashes under sealed nodes; when to ask a relay over HTTP instead |
+//! | `pull` | what to ask neighbours for: missing records, hashes under sealed nodes |
+//! | `http` | when to ask a relay, or control, over HTTP instead |
 //! | `answer` | what neighbours that ask get |
-//! | `budget` | how much a neighbour may send |
 //!
 //! *Push.* A node sends each new record to its *eager* neighbours, at first all of a relay's and four of any other's. Who gets a record twice says what it has ([`State`](ManifestMessage::State)), and the sender stops being
 //! eager towards it; who has to ask for records is served eagerly from then on. So the eager links become a tree. The
@@ -24,7 +24,7 @@
 //! keeps what it verified them by.
 
 mod answer;
-mod budget;
+mod http;
 mod io;
 mod pull;
 mod push;
@@ -38,10 +38,12 @@ use floodway_proto::record::{Body, Head, Signed};
 use floodway_proto::wire::ManifestMessage;
 use floodway_proto::{Sha256, Time};
 
-use self::budget::Budget;
+use self::http::Helpline;
+pub use self::http::{HttpAnswer, HttpQuestion};
 pub use self::io::{Fault, GossipConfig, GossipInput, GossipOutput};
 use self::pull::{HeadQuestion, Outstanding, Stall};
 use crate::PeerKey;
+use crate::budget::Budget;
 
 /// An own node that this one is connected to.
 #[derive(Debug)]
@@ -71,6 +73,7 @@ pub struct Gossip {
     neighbours: BTreeMap<PeerKey, Neighbour>,
     stall: Stall,
     head_question: HeadQuestion,
+    helpline: Helpline,
     /// Runs of pieces under sealed nodes, with some hashes that are not known.
     wanted: BTreeMap<u32, u32>,
     outputs: VecDeque<GossipOutput>,
@@ -82,6 +85,7 @@ impl Gossip {
     pub fn new(now: Time, manifest: Manifest, config: GossipConfig, seed: u64) -> Self {
         let mut gossip = Self {
             stall: Stall::new(now),
+            helpline: Helpline::new(now),
             config,
             manifest,
             random: fastrand::Rng::with_seed(seed),
@@ -127,12 +131,15 @@ impl Gossip {
                     self.changed(changes);
                 }
             }
+            GossipInput::Help(is_there) => self.help_is_there(now, is_there),
+            GossipInput::MoreMayBeKnown => self.more_may_be_known(now),
+            GossipInput::Answered(answer) => self.answered_over_http(now, answer),
             GossipInput::Lacking { peer, pieces } => self.lacking(now, peer, pieces),
             GossipInput::Tick => {}
         }
         self.pull(now);
         self.tell(now);
-        self.watch_for_stall(now);
+        self.ask_over_http(now);
         self.wake_at = self.next_wake(now);
     }
 
@@ -228,6 +235,9 @@ impl Gossip {
         let applied = self.manifest.apply(signed)?;
         if self.manifest.head() > before {
             self.stall.progress(now);
+            if from.is_some() {
+                self.helpline.neighbours_lead();
+            }
         }
         if applied.is_new {
             self.outputs
@@ -263,6 +273,7 @@ impl Gossip {
                 if let Some(neighbour) = self.neighbours.get_mut(&peer) {
                     neighbour.outstanding.answered(&self.manifest, node);
                 }
+                self.helpline.hashes_came();
                 self.changed(changes);
             }
             // It knows more than we do.
@@ -281,7 +292,8 @@ impl Gossip {
     }
 
     /// The earliest time at which something is due.
-    fn next_wake(&self, now: Time) -> Option<Time> {
+    fn next_wake(&mut self, now: Time) -> Option<Time> {
+        let http = self.http_due_at(now);
         let neighbours = self.neighbours.values();
         let asked = neighbours
             .clone()
@@ -289,10 +301,9 @@ impl Gossip {
         let told = neighbours
             .filter(|one| self.is_behind(one))
             .map(|one| one.tell_at);
-        let stall = self.is_moving().then(|| self.stall.due_at());
         let times = asked
             .chain(told)
-            .chain(stall)
+            .chain(http)
             .chain(self.head_question.due_at());
         times.min().map(|at| at.max(now))
     }

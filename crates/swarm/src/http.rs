@@ -35,6 +35,8 @@ pub(crate) struct Extent {
     pub(crate) end: u64,
     start: u64,
     opened_at: Time,
+    /// When the last bytes came.
+    pub(crate) moved_at: Time,
 }
 
 impl Swarm {
@@ -88,6 +90,7 @@ impl Swarm {
     pub(crate) fn extent_progress(&mut self, request: RequestKey, end: u64) -> Option<SourceKey> {
         let extent = self.extents.get_mut(&request)?;
         extent.next = end;
+        extent.moved_at = self.now;
         let (source, last) = (extent.source, end >= extent.end);
         // A piece leaves the reservation with its last byte, so that a failed one can be had elsewhere.
         if let Some(piece) = end
@@ -127,12 +130,16 @@ impl Swarm {
             .map(|(&key, _)| key)
             .collect();
         for request in keys {
-            if let Some(extent) = self.extents.remove(&request) {
-                self.out.push_back(Output::HttpCancel { request });
-                self.claims.changed = true;
-                self.unreserve(extent.next..extent.end);
-                self.all_dirty = true;
-            }
+            self.cancel_extent(request);
+        }
+    }
+
+    pub(crate) fn cancel_extent(&mut self, request: RequestKey) {
+        if let Some(extent) = self.extents.remove(&request) {
+            self.out.push_back(Output::HttpCancel { request });
+            self.claims.changed = true;
+            self.unreserve(extent.next..extent.end);
+            self.all_dirty = true;
         }
     }
 
@@ -262,7 +269,9 @@ impl Swarm {
             possible_peers: self.peers.len() + self.dialer.hopeful(),
             trying: self.dialer.is_trying(),
             unavailable: !self.sources.is_empty() && self.lacks_copies(),
-            peer_silence: self.now.since(self.peer_block_at.unwrap_or(started)),
+            peer_silence: self
+                .now
+                .since(self.peer_block_at.unwrap_or(started).max(self.useful_since)),
         }
     }
 
@@ -274,7 +283,7 @@ impl Swarm {
             let mut ends = [pieces.clone().next(), pieces.last()].into_iter().flatten();
             ends.any(|piece| self.picker.availability(piece) == 0)
         };
-        self.picker.unavailable() > 0
+        self.picker.unavailable() > self.fresh_unavailable()
             || self
                 .waiting
                 .iter()
@@ -335,6 +344,7 @@ impl Swarm {
                 end: bytes.end,
                 start: bytes.start,
                 opened_at: self.now,
+                moved_at: self.now,
             },
         );
         self.out.push_back(Output::HttpGet {

@@ -13,20 +13,25 @@
 //! | `upload`, `spread` | whom to serve, with which first copies |
 //! | `http`, `governor` | requests over HTTP, and whether at all |
 //! | `extents`, `claims` | which bytes to fetch over HTTP, and which others fetch |
+//! | `fresh` | HTTP while a content grows: what is left to peers |
 //! | `peer`, `rate` | what is measured of a peer; limits |
 //!
-//! Beside it stands [`gossip`]: how nodes learn what pieces must hash to while a content still grows.
+//! Beside it stand [`gossip`]: how nodes learn what pieces must hash to while a content still grows; and [`answers`]: what peers
+//! get that ask for the torrent itself, not for its pieces. `budget` bounds both.
 //!
 //! States of a piece: *open* (in the picker) → *begun* (`blocks::Partial`: some block asked or received) → hashing
 //! (all received) → held; a bad verdict leads back to begun. A piece inside an HTTP extent is *reserved* and not open.
 
+pub mod answers;
 mod blocks;
+mod budget;
 mod claims;
 mod config;
 mod connect;
 mod dialer;
 mod download;
 mod extents;
+mod fresh;
 pub mod gossip;
 mod governor;
 mod http;

@@ -22,8 +22,12 @@ const PEERS_MIN: usize = 2;
 /// A piece that nobody has after this long is suggested to another peer as well.
 const STALE: Duration = Duration::from_secs(5);
 
+/// New pieces for so long are under way to each peer: longer than a round trip, and no longer, since when the last are
+/// dealt whoever is served sooner has nothing to ask for until all have come.
+const UNDER_WAY: Duration = Duration::from_millis(500);
+
 /// A peer that has suggested nothing for so long is asked for anything it has.
-const SILENT: Duration = Duration::from_secs(2);
+const SILENT: Duration = Duration::from_secs(1);
 /// The same for one that still fetches what it deals out: it may have nothing new, and what it has others may lack.
 const SILENT_GROWING: Duration = Duration::from_millis(500);
 
@@ -132,13 +136,13 @@ impl Swarm {
         }
     }
 
-    /// The peer has fewer new pieces under way than it could pass on in a second, and at least two.
+    /// The peer has fewer new pieces under way than come to it in [`UNDER_WAY`], and at least two.
     fn is_hungry(&self, key: PeerKey) -> bool {
         let Some(peer) = self.peers.get(&key) else {
             return false;
         };
-        let per_second = peer.up.rate(self.now).0 / u64::from(self.layout.piece_length());
-        (peer.handed.len() as u64) < per_second + 2
+        let coming = peer.up.rate(self.now).over(UNDER_WAY).0;
+        (peer.handed.len() as u64) < coming / u64::from(self.layout.piece_length()) + 2
     }
 
     /// Suggests the next piece that nobody else has. False when there is none for this peer.

@@ -12,6 +12,7 @@ use crate::blocks::{Giver, Partial};
 use crate::claims::Claims;
 use crate::config::{Config, Rule, Start};
 use crate::dialer::Dialer;
+use crate::fresh::Fresh;
 use crate::http::{Extent, Source};
 use crate::io::{
     Counters, Event, HangUp, HttpPlan, Input, Limits, Output, PeerKey, PlanReason, RequestKey,
@@ -44,6 +45,7 @@ pub struct Swarm {
     /// This node reads its origin under range leases, and nothing else of it.
     pub(crate) by_leases: bool,
     pub(crate) growing: bool,
+    pub(crate) fresh: Fresh,
     pub(crate) partials: BTreeMap<u32, Partial>,
     /// Begun pieces with blocks that nobody is asked for, outside HTTP extents.
     pub(crate) waiting: BTreeSet<u32>,
@@ -81,6 +83,8 @@ pub struct Swarm {
     pub(crate) counters: Counters,
     pub(crate) rates: Rates,
     pub(crate) peer_block_at: Option<Time>,
+    /// Of a growing content: since when somebody has something that we want.
+    pub(crate) useful_since: Time,
     /// Peers with something in their upload queue and room for it on its way to the socket.
     pub(crate) uploads: BTreeSet<PeerKey>,
     /// Bytes handed to the driver and not yet in sockets, those to stuck peers aside.
@@ -166,6 +170,7 @@ impl Swarm {
             leased: Bitfield::new(pieces),
             by_leases: false,
             growing: start.growing,
+            fresh: Fresh::new(pieces),
             partials: BTreeMap::new(),
             waiting: BTreeSet::new(),
             picker: Picker::new(pieces),
@@ -199,6 +204,7 @@ impl Swarm {
                 up: estimate,
             },
             peer_block_at: None,
+            useful_since: Time::ZERO,
             uploads: BTreeSet::new(),
             sending: 0,
             slots_taken: BTreeSet::new(),
@@ -273,7 +279,7 @@ impl Swarm {
                     HangUp::Protocol("a rule of another part of this node"),
                 );
             }
-            Input::PeerDown { peer } => self.peer_down(peer, Duration::from_secs(2)),
+            Input::PeerDown { peer } => self.peer_down(peer),
             Input::HttpUp {
                 source,
                 class,
@@ -337,6 +343,8 @@ impl Swarm {
     fn tick(&mut self) {
         self.expire_requests();
         self.expire_claims();
+        self.expire_fresh();
+        self.give_up_parked();
         self.reassign_failed();
         self.notice_stuck();
         self.notice_silent();
@@ -402,6 +410,7 @@ impl Swarm {
             if self.layout.piece(piece).is_none() || !self.verifiable.set(piece) {
                 continue;
             }
+            self.note_fresh(piece);
             self.reconsider(piece);
             if self.have.get(piece) {
                 // Fetched under a lease: others can verify it only now.

@@ -2,18 +2,20 @@
 
 use std::net::SocketAddr;
 use std::ops::Range;
+use std::time::Duration;
 
 use bytes::Bytes;
 use floodway_proto::wire::{Message, Request};
 use floodway_proto::{Bitfield, BlockId, Layout, PeerName, PieceIndex, Time};
 use floodway_swarm::{
-    Access, BufKey, Config, HangUp, HttpEnd, Input, Output, PeerKey, RequestKey, Sender,
+    Access, BufKey, Config, HangUp, HttpEnd, Input, Output, PeerKey, Prefer, RequestKey, Sender,
     SourceClass, SourceKey, Start, Swarm, Verdict,
 };
 
 const PIECE: u32 = 32 << 10;
 const PIECES: u32 = 8;
 const ORIGIN: SourceKey = SourceKey(0);
+const RELAY: SourceKey = SourceKey(1);
 const PEER: PeerKey = PeerKey(1);
 const NEIGHBOUR: [u8; 4] = [10, 0, 0, 1];
 
@@ -26,6 +28,19 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
+        Self::with(Config::new(PeerName([5; 20])))
+    }
+
+    /// An agent in the background.
+    fn agent() -> Self {
+        Self::with(Config {
+            prefer: Prefer::Peers,
+            grace: Duration::from_secs(30),
+            ..Config::new(PeerName([5; 20]))
+        })
+    }
+
+    fn with(config: Config) -> Self {
         let layout = Layout::new(Some(u64::from(PIECE * PIECES)), PIECE).unwrap();
         let start = Start {
             verifiable: false,
@@ -33,7 +48,7 @@ impl Bench {
             ..Start::empty(PIECES)
         };
         Self {
-            swarm: Swarm::new(Config::new(PeerName([5; 20])), layout, start, 1),
+            swarm: Swarm::new(config, layout, start, 1),
             now: Time::from_millis(1000),
             next: 0,
         }
@@ -67,6 +82,25 @@ impl Bench {
             output => Some(output),
         });
         outputs.collect()
+    }
+
+    fn relay_http(&mut self) -> Vec<Output> {
+        self.feed(Input::HttpUp {
+            source: RELAY,
+            class: SourceClass::Relay,
+            access: Access::Ranges,
+        })
+    }
+
+    /// Time passes, in ticks.
+    fn pass(&mut self, time: Duration) -> Vec<Output> {
+        let end = self.now + time;
+        let mut outputs = Vec::new();
+        while self.now < end {
+            self.now = (self.now + Duration::from_millis(250)).min(end);
+            outputs.extend(self.feed(Input::Tick));
+        }
+        outputs
     }
 
     fn peer_up(&mut self, own: bool) -> Vec<Output> {
@@ -137,6 +171,18 @@ fn asked(outputs: &[Output]) -> Vec<u32> {
     let mut pieces: Vec<u32> = requests.collect();
     pieces.dedup();
     pieces
+}
+
+/// Which pieces are read over HTTP.
+fn read(outputs: &[Output]) -> Vec<(RequestKey, Range<u32>)> {
+    let piece = |byte: u64| u32::try_from(byte / u64::from(PIECE)).unwrap();
+    let reads = outputs.iter().filter_map(|output| match output {
+        Output::HttpGet { request, bytes, .. } => {
+            Some((*request, piece(bytes.start)..piece(bytes.end)))
+        }
+        _ => None,
+    });
+    reads.collect()
 }
 
 #[test]
@@ -348,4 +394,106 @@ fn a_relay_deals_each_new_piece_out_to_one_peer() {
         });
         assert!(suggested, "piece {piece}: {outputs:?}");
     }
+}
+
+#[test]
+fn a_node_without_peers_reads_of_a_relay_what_it_can_verify_and_no_more() {
+    let mut bench = Bench::new();
+    assert_eq!(read(&bench.relay_http()), []);
+    let reads = read(&bench.feed(Input::Verifiable { pieces: 2..4 }));
+    let [(first, pieces)] = &reads[..] else {
+        panic!("{reads:?}");
+    };
+    assert_eq!(*pieces, 2..4);
+    let reads = read(&bench.feed(Input::Verifiable { pieces: 5..6 }));
+    assert_eq!(reads.len(), 1, "the next is asked for meanwhile: {reads:?}");
+    assert_eq!(reads[0].1, 5..6);
+    bench.piece(Sender::Http(*first), 2);
+    bench.piece(Sender::Http(*first), 3);
+    let request = *first;
+    let end = HttpEnd::Done;
+    assert_eq!(read(&bench.feed(Input::HttpEnd { request, end })), []);
+    assert_eq!(bench.swarm.progress().counters.relay, u64::from(2 * PIECE));
+}
+
+#[test]
+fn what_has_just_become_verifiable_is_left_to_peers() {
+    for mut bench in [Bench::new(), Bench::agent()] {
+        bench.relay_http();
+        bench.peer_up(true);
+        bench.message(Message::HaveNone);
+        bench.message(Message::Unchoke);
+        // Long enough for the background's patience with peers.
+        bench.pass(Duration::from_secs(40));
+        for piece in 0..4 {
+            // The record comes, then the word of the peer, then its bytes.
+            let mut outputs = bench.feed(Input::Verifiable {
+                pieces: piece..piece + 1,
+            });
+            bench.now += Duration::from_millis(40);
+            outputs.extend(bench.message(Message::Have(piece)));
+            assert_eq!(asked(&outputs), [piece]);
+            bench.now += Duration::from_millis(200);
+            outputs.extend(bench.piece(Sender::Peer(PEER), piece));
+            // The origin is slow.
+            outputs.extend(bench.pass(Duration::from_secs(20)));
+            assert_eq!(read(&outputs), [], "piece {piece}");
+        }
+        // One that no peer has is read of the relay.
+        let outputs = bench.feed(Input::Verifiable { pieces: 6..7 });
+        assert_eq!(read(&outputs), []);
+        let reads = read(&bench.pass(Duration::from_secs(1)));
+        assert_eq!(reads.len(), 1, "{reads:?}");
+        assert_eq!(reads[0].1, 6..7);
+    }
+}
+
+#[test]
+fn a_relay_that_sits_on_a_request_is_not_waited_for_when_a_peer_has_the_piece() {
+    let mut bench = Bench::new();
+    bench.peer_up(true);
+    bench.message(Message::HaveNone);
+    bench.message(Message::Unchoke);
+    bench.relay_http();
+    bench.feed(Input::Verifiable { pieces: 3..4 });
+    let reads = read(&bench.pass(Duration::from_secs(1)));
+    let request = reads[0].0;
+    // Nobody else has it: it is waited for.
+    let cancelled = Output::HttpCancel { request };
+    assert!(!bench.pass(Duration::from_secs(30)).contains(&cancelled));
+    let mut outputs = bench.message(Message::Have(3));
+    outputs.extend(bench.pass(Duration::from_secs(1)));
+    assert!(outputs.contains(&cancelled), "{outputs:?}");
+    assert_eq!(asked(&outputs), [3]);
+    assert_eq!(read(&outputs), [], "and not of the relay again");
+}
+
+#[test]
+fn peers_that_had_nothing_to_give_have_not_stalled() {
+    let mut bench = Bench::agent();
+    bench.relay_http();
+    bench.peer_up(true);
+    bench.message(Message::HaveNone);
+    bench.message(Message::Unchoke);
+    bench.pass(Duration::from_mins(1));
+    bench.message(Message::Have(1));
+    let mut outputs = bench.feed(Input::Verifiable { pieces: 1..2 });
+    assert_eq!(asked(&outputs), [1]);
+    outputs.extend(bench.pass(Duration::from_secs(4)));
+    assert_eq!(read(&outputs), []);
+}
+
+#[test]
+fn a_suggestion_that_comes_before_the_hash_is_followed_when_that_is_known() {
+    let mut bench = Bench::new();
+    bench.peer_up(true);
+    bench.message(Message::HaveNone);
+    bench.message(Message::Unchoke);
+    // The relay's word of a piece may be sooner here than the store's of what it must hash to.
+    for piece in [3, 1] {
+        bench.message(Message::Have(piece));
+        assert_eq!(asked(&bench.message(Message::Suggest(piece))), []);
+    }
+    assert_eq!(asked(&bench.feed(Input::Verifiable { pieces: 1..2 })), [1]);
+    assert_eq!(asked(&bench.feed(Input::Verifiable { pieces: 3..4 })), [3]);
 }

@@ -1,6 +1,7 @@
 //! A control server with its relays and agents, as separate processes.
 
 use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,6 +43,8 @@ pub struct Fleet {
     exe: PathBuf,
     dir: PathBuf,
     url: String,
+    /// Where its nodes listen for peers.
+    peer_ip: IpAddr,
     next: usize,
     /// The control server.
     pub control: Running,
@@ -55,10 +58,31 @@ impl Fleet {
         dir: impl AsRef<Path>,
         allow: impl IntoIterator<Item = S>,
     ) -> Self {
+        Self::start_as(&["control"], exe, dir, allow)
+    }
+
+    /// The same by `serve`: the control server has a relay in it.
+    #[track_caller]
+    pub fn serve<S: AsRef<str>>(
+        exe: impl Into<PathBuf>,
+        dir: impl AsRef<Path>,
+        allow: impl IntoIterator<Item = S>,
+    ) -> Self {
+        Self::start_as(&["serve", "--listen", "127.0.0.1:0"], exe, dir, allow)
+    }
+
+    #[track_caller]
+    fn start_as<S: AsRef<str>>(
+        command: &[&str],
+        exe: impl Into<PathBuf>,
+        dir: impl AsRef<Path>,
+        allow: impl IntoIterator<Item = S>,
+    ) -> Self {
         let (exe, dir) = (exe.into(), dir.as_ref().to_owned());
         let port = free_port();
         let mut program = Program::new(&exe)
-            .args(["control", "--http", &format!("127.0.0.1:{port}"), "--data"])
+            .args(command)
+            .args(["--http", &format!("127.0.0.1:{port}"), "--data"])
             .arg(dir.join("control"))
             .folder(&dir);
         for prefix in allow {
@@ -70,9 +94,15 @@ impl Fleet {
             exe,
             dir,
             url: format!("http://127.0.0.1:{port}"),
+            peer_ip: Ipv4Addr::LOCALHOST.into(),
             next: 0,
             control,
         }
+    }
+
+    /// Nodes that are started from now on listen for peers at this address.
+    pub fn listen_for_peers_on(&mut self, ip: IpAddr) {
+        self.peer_ip = ip;
     }
 
     /// Control's base URL.
@@ -137,7 +167,7 @@ impl Fleet {
                 "--http",
                 "127.0.0.1:0",
                 "--listen",
-                "127.0.0.1:0",
+                &SocketAddr::new(self.peer_ip, 0).to_string(),
                 "--data",
             ])
             .arg(&data);
@@ -234,6 +264,14 @@ impl Fleet {
                 (live.count() == count).then_some(())
             },
         );
+    }
+
+    /// The magnet link of a content that is final; `format` is `v1`, `v2` or `hybrid`.
+    #[track_caller]
+    pub fn magnet(&self, sid: &str, format: &str) -> String {
+        let path = format!("/api/v1/s/{sid}/magnet?format={format}");
+        let reply = self.api().get(&path).expect_status(200);
+        reply.text().trim().to_owned()
     }
 
     /// The torrent of a content that is final.

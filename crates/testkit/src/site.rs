@@ -27,13 +27,28 @@ impl Site {
     /// skipped by name).
     #[track_caller]
     pub fn start(exe: impl Into<PathBuf>, limit_kib_per_second: Option<u64>) -> Option<Self> {
+        Self::with(limit_kib_per_second, |dir, url| {
+            Fleet::start(exe, dir, [url])
+        })
+    }
+
+    /// The same with `serve`: control has a relay in it.
+    #[track_caller]
+    pub fn serve(exe: impl Into<PathBuf>, limit_kib_per_second: Option<u64>) -> Option<Self> {
+        Self::with(limit_kib_per_second, |dir, url| {
+            Fleet::serve(exe, dir, [url])
+        })
+    }
+
+    #[track_caller]
+    fn with(limit: Option<u64>, fleet: impl FnOnce(PathBuf, String) -> Fleet) -> Option<Self> {
         let dir = TestDir::new();
         let mut builder = Nginx::builder(dir.folder("origin"));
-        if let Some(limit) = limit_kib_per_second {
+        if let Some(limit) = limit {
             builder = builder.limit_rate(limit);
         }
         let nginx = builder.start()?;
-        let fleet = Fleet::start(exe, dir.folder("fleet"), [nginx.url("/")]);
+        let fleet = fleet(dir.folder("fleet"), nginx.url("/"));
         Some(Self { fleet, nginx, dir })
     }
 

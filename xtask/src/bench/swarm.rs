@@ -3,7 +3,7 @@
 mod bound;
 mod contender;
 pub(super) mod delay;
-mod job;
+pub(crate) mod job;
 pub(super) mod net;
 mod network;
 mod round;

@@ -9,7 +9,7 @@ use floodway_proto::record::SecretKey;
 use floodway_proto::{Sha1, Sha256, Sid};
 
 use super::*;
-use crate::core::{Config, Joining};
+use crate::core::{Config, Joining, Sponsor};
 use crate::db::{Model, Sqlite};
 use crate::settings::Settings;
 
@@ -102,7 +102,7 @@ impl Rig {
             short_lived: false,
         };
         self.handle
-            .call(move |core| core.enrol(Joining::default(), &enrol))
+            .call(move |core| core.enrol(Sponsor::Joining(Joining::default()), &enrol))
             .await
             .map(|enrolled| enrolled.node)
     }

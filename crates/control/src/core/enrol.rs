@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use floodway_api::rest::{Enrol, Enrolled, Role};
 
+use floodway_proto::NodeId;
+
 use super::Core;
 use crate::db::{Change, NodeRow};
 use crate::error::ApiError;
@@ -21,9 +23,22 @@ pub(crate) struct Joining {
     pub(crate) labels: BTreeMap<String, String>,
 }
 
+/// Who lets somebody enrol.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Sponsor {
+    /// A join token's holder, or an operator.
+    Joining(Joining),
+    /// A node: for downloads on its machine beside it, which must not pass for the node itself.
+    Node(NodeId),
+}
+
 impl Core {
     /// Makes a node.
-    pub(crate) fn enrol(&mut self, joining: Joining, enrol: &Enrol) -> Result<Enrolled, ApiError> {
+    pub(crate) fn enrol(&mut self, sponsor: Sponsor, enrol: &Enrol) -> Result<Enrolled, ApiError> {
+        let joining = match sponsor {
+            Sponsor::Joining(joining) => joining,
+            Sponsor::Node(node) => self.beside(node, enrol)?,
+        };
         if joining.role.is_some_and(|role| role != enrol.role) {
             let admitted = match enrol.role {
                 Role::Relay => "agents",
@@ -39,7 +54,7 @@ impl Core {
                 format!("a node's name has 1 to {NAME_MAX} bytes and no control characters");
             return Err(ApiError::bad_field("name", message));
         }
-        let node = floodway_proto::NodeId(secrets::random());
+        let node = NodeId(secrets::random());
         let secret = NodeSecret::new(node);
         tracing::info!(%node, name, role = ?enrol.role, short_lived = enrol.short_lived, "node enrolled");
         self.change(Change::Node(NodeRow {
@@ -56,5 +71,19 @@ impl Core {
             node,
             token: secret.text().to_owned(),
         })
+    }
+
+    /// What a node's token admits: one-shot downloads under the node's labels, and nothing that lasts.
+    fn beside(&self, node: NodeId, enrol: &Enrol) -> Result<Joining, ApiError> {
+        let sponsor = self.model.nodes.get(&node).filter(|row| !row.short_lived);
+        match sponsor {
+            Some(row) if enrol.short_lived && enrol.role == Role::Agent => Ok(Joining {
+                role: Some(Role::Agent),
+                labels: row.labels.clone(),
+            }),
+            _ => Err(ApiError::forbidden(
+                "a node token enrols nothing but short-lived agents; this needs a join token or the admin token",
+            )),
+        }
     }
 }

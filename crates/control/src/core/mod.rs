@@ -37,7 +37,7 @@ use crate::swarm_state::Swarms;
 use crate::tasks::growing::Growing;
 
 pub(crate) use contents::News;
-pub(crate) use enrol::Joining;
+pub(crate) use enrol::{Joining, Sponsor};
 pub(crate) use view::Gauges;
 
 /// The moment of one turn.

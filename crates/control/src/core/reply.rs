@@ -358,6 +358,7 @@ impl Core {
                     .find(|content| content.sid == sid)?;
                 let streaming = report.manifest.is_some();
                 let serves = report.complete || report.have > 0 || streaming;
+                let serves = serves && report.serving;
                 let place = BuildHasherDefault::<DefaultHasher>::new().hash_one((asking, node));
                 let relay = ServingRelay {
                     node,

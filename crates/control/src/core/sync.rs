@@ -326,6 +326,7 @@ impl Core {
                     site: site.clone(),
                     complete: report.complete,
                     final_ok: report.final_ok,
+                    v2_ok: report.v2_ok,
                     streaming: report.manifest.is_some(),
                     expires: None,
                 };

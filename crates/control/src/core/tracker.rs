@@ -10,7 +10,7 @@ use floodway_proto::tracker::{
 
 use super::Core;
 use crate::db::{ContentRow, ContentState};
-use crate::swarm_state::{Peer, PeerKey};
+use crate::swarm_state::{Asking, Peer, PeerKey};
 
 /// Peers given to a stock client that does not say how many it wants.
 const WANTED_DEFAULT: u32 = 50;
@@ -53,7 +53,7 @@ impl Core {
         request: &AnnounceRequest,
     ) -> Result<AnnounceResponse, String> {
         let (row, name) = self.tracked_as(key, request.info_hash)?;
-        let sid = row.sid;
+        let (sid, is_v2) = (row.sid, row.info_hash != Some(name));
         if request.port == 0 && request.event != Event::Stopped {
             return Err("`port` is 0: nobody could reach this client".into());
         }
@@ -70,6 +70,7 @@ impl Core {
                 site: String::new(),
                 complete,
                 final_ok: true,
+                v2_ok: true,
                 streaming: false,
                 expires: Some(expires),
             };
@@ -84,9 +85,13 @@ impl Core {
             request.wanted.unwrap_or(WANTED_DEFAULT)
         };
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
-        let peers = self
-            .swarms
-            .for_stock(sid, (addr, name), complete, wanted, &mut self.rng);
+        let asking = Asking {
+            addr,
+            name,
+            is_v2,
+            is_seed: complete,
+        };
+        let peers = self.swarms.for_stock(sid, asking, wanted, &mut self.rng);
         let counts = self.swarms.counts(sid);
         Ok(AnnounceResponse {
             interval_s: u32::try_from(interval.as_secs()).unwrap_or(u32::MAX).max(1),

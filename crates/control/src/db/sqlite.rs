@@ -1,6 +1,9 @@
 //! The embedded database: one SQLite file in the data folder, nothing to install.
 
+use std::fs::{self, OpenOptions, Permissions};
+use std::io;
 use std::ops::Range;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
@@ -25,6 +28,28 @@ use crate::tasks::pieces::unpack;
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
 
+/// Announce keys lie in it in clear: it is for this user only. What SQLite makes beside it gets the file's mode.
+fn make_private(file: &Path) -> io::Result<()> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(file)?;
+    // An earlier version let others read it.
+    for end in ["", "-wal", "-shm"] {
+        let mut path = file.as_os_str().to_owned();
+        path.push(end);
+        match fs::metadata(&path) {
+            Ok(metadata) if metadata.permissions().mode() & 0o077 != 0 => {
+                fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Control's database in one SQLite file (write-ahead log; a commit is on disk before it returns).
 #[derive(Clone, Debug)]
 pub(crate) struct Sqlite {
@@ -34,6 +59,7 @@ pub(crate) struct Sqlite {
 impl Sqlite {
     /// Opens or creates the file and brings its schema up to date.
     pub(crate) async fn open(file: &Path) -> Result<Self, StoreError> {
+        make_private(file).map_err(sqlx::Error::from)?;
         let options = SqliteConnectOptions::new()
             .filename(file)
             .create_if_missing(true)

@@ -412,3 +412,24 @@ async fn a_full_disk_is_an_error_and_no_loss() {
     );
     assert_eq!(store.load().await.unwrap(), before);
 }
+
+#[tokio::test]
+async fn the_database_is_for_its_user_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("control.db");
+    let modes = || {
+        let entries = std::fs::read_dir(folder.path()).unwrap().flatten();
+        let modes = entries.map(|entry| entry.metadata().unwrap().permissions().mode() & 0o777);
+        modes.collect::<Vec<_>>()
+    };
+    let store = Sqlite::open(&file).await.unwrap();
+    store.probe().await.unwrap();
+    // The file, its log and the log's index.
+    assert_eq!(modes(), [0o600; 3]);
+    store.close().await;
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let store = Sqlite::open(&file).await.unwrap();
+    store.probe().await.unwrap();
+    assert_eq!(modes(), [0o600; 3], "as one of an earlier version");
+}

@@ -16,12 +16,12 @@ use crate::error::ApiError;
 
 pub(super) async fn enrol(
     State(app): State<Arc<App>>,
-    Enroller(joining): Enroller,
+    Enroller(sponsor): Enroller,
     Json(enrol): Json<Enrol>,
 ) -> Result<(StatusCode, JsonReply<Enrolled>), ApiError> {
     let enrolled = app
         .handle
-        .call(move |core| core.enrol(joining, &enrol))
+        .call(move |core| core.enrol(sponsor, &enrol))
         .await?;
     Ok((StatusCode::CREATED, JsonReply(enrolled)))
 }

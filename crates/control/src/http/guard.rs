@@ -13,7 +13,7 @@ use http::request::Parts;
 
 use super::App;
 use crate::auth::Principal;
-use crate::core::Joining;
+use crate::core::{Joining, Sponsor};
 use crate::error::ApiError;
 
 fn bearer(parts: &Parts) -> Option<&str> {
@@ -65,18 +65,16 @@ impl FromRequestParts<Arc<App>> for Node {
     }
 }
 
-/// A join token or the admin token was given.
-pub(super) struct Enroller(pub(super) Joining);
+/// Any token was given; a node's admits short-lived agents only.
+pub(super) struct Enroller(pub(super) Sponsor);
 
 impl FromRequestParts<Arc<App>> for Enroller {
     type Rejection = ApiError;
     async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, ApiError> {
         match authenticate(parts, app)? {
-            Principal::Joiner(joining) => Ok(Self(joining)),
-            Principal::Operator => Ok(Self(Joining::default())),
-            Principal::Node(_) => Err(ApiError::forbidden(
-                "a node token cannot enrol another node; it needs a join token or the admin token",
-            )),
+            Principal::Joiner(joining) => Ok(Self(Sponsor::Joining(joining))),
+            Principal::Operator => Ok(Self(Sponsor::Joining(Joining::default()))),
+            Principal::Node(node) => Ok(Self(Sponsor::Node(node))),
         }
     }
 }

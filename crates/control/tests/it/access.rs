@@ -1,6 +1,6 @@
 //! Who may do what.
 
-use floodway_api::rest::{JoinToken, JoinTokenList, NodeList, Role, TaskList};
+use floodway_api::rest::{Enrolled, JoinToken, JoinTokenList, NodeList, Role, TaskList};
 use serde_json::json;
 
 use crate::client::{ORIGIN, Server, request};
@@ -99,6 +99,24 @@ async fn a_join_token_fixes_role_and_labels_and_can_be_revoked() {
     assert_eq!(refused.refusal().0, 401);
     assert!(refused.text().contains("revoked"), "{}", refused.text());
     agent.sync(&server).await;
+    // A download on its machine is a node beside it, with its labels.
+    let short = json!({"role": "agent", "name": "get", "short_lived": true});
+    let beside = server.post("/api/v1/enrol", &agent.token, &short).await;
+    let beside: Enrolled = beside.ok();
+    let nodes: NodeList = server.get("/api/v1/nodes", &admin).await.ok();
+    let beside_row = nodes.nodes.iter().find(|row| row.node == beside.node);
+    assert_eq!(beside_row.unwrap().labels["site"], "berlin");
+    for (token, enrol) in [
+        (&agent.token, json!({"role": "agent", "name": "x"})),
+        (
+            &agent.token,
+            json!({"role": "relay", "name": "x", "short_lived": true}),
+        ),
+        (&beside.token, short),
+    ] {
+        let refused = server.post("/api/v1/enrol", token, &enrol).await;
+        assert_eq!(refused.refusal().0, 403, "{enrol}");
+    }
     let list: JoinTokenList = server.get("/api/v1/tokens", &admin).await.ok();
     assert!(
         list.tokens.iter().all(|token| token.token.is_none()),

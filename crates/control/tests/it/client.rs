@@ -21,7 +21,7 @@ use tokio::runtime::Runtime;
 
 /// What the tests' origin is called; nobody ever connects to it.
 pub(crate) const ORIGIN: &str = "http://origin.example/files";
-pub(crate) const PIECE: u64 = 256 * 1024;
+pub(crate) const PIECE: u64 = 64 * 1024;
 
 /// A control in a runtime of its own, so that it can be dropped as if killed.
 pub(crate) struct Server {
@@ -347,6 +347,7 @@ impl Node {
             have: 1,
             complete,
             final_ok: complete,
+            v2_ok: complete,
             peer_sent: 0,
             serving: true,
             manifest: None,

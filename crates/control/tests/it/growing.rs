@@ -67,6 +67,7 @@ impl Follower {
                 have: 0,
                 complete: false,
                 final_ok: false,
+                v2_ok: false,
                 peer_sent: 0,
                 serving: true,
                 manifest: Some(head),
@@ -131,6 +132,18 @@ async fn open(server: &Server) -> (Follower, SyncReply) {
     agent.node.state.asks = vec![Ask::Open { url }];
     let reply = agent.node.sync(server).await;
     (agent, reply)
+}
+
+#[tokio::test]
+async fn a_relay_that_shows_itself_to_nobody_yet_is_no_source() {
+    let server = Server::start();
+    let (mut relay, _, sid, _) = begun(&server, 8).await;
+    for serving in [false, true] {
+        relay.node.state.contents[0].serving = serving;
+        relay.sync(&server, sid).await;
+        let (_, reply) = open(&server).await;
+        assert_eq!(reply.contents[0].relays.len(), usize::from(serving));
+    }
 }
 
 #[tokio::test]

@@ -167,6 +167,11 @@ async fn the_tracker_knows_every_name_and_keeps_their_stock_clients_apart() {
     let task = server.publish("disk.img", None).await.relay_task;
     let object = Object::new(3 * PIECE);
     let sid = relay_all(&server, &mut relay, &task, &object).await;
+    // It came when all was over, and knows the v1 torrent only.
+    let mut late = server.enrol(Role::Agent).await;
+    late.holds(sid, true);
+    late.state.contents[0].v2_ok = false;
+    late.sync(&server).await;
     let get = async |path: &str| {
         let path = format!("/api/v1/s/{sid}/{path}");
         server.get(&path, &server.admin()).await.body
@@ -199,12 +204,13 @@ async fn the_tracker_knows_every_name_and_keeps_their_stock_clients_apart() {
         let ports = answer.peers.iter().map(|peer| peer.address.port());
         told.push(ports.collect::<std::collections::BTreeSet<u16>>());
     }
-    let own = relay.state.peer.unwrap().port();
-    assert_eq!(told[0], [own].into());
+    let port = |node: &crate::client::Node| node.state.peer.unwrap().port();
+    let (own, late) = (port(&relay), port(&late));
+    assert_eq!(told[0], [own, late].into());
     assert_eq!(
         told[1],
         [own].into(),
-        "not the one that knows only the v1 name"
+        "not those that know only the v1 name"
     );
     assert_eq!(told[2], [own].into());
     assert_eq!(

@@ -88,7 +88,7 @@ pub(crate) fn origin(args: OriginArgs) -> Outcome {
 async fn demo(args: &DemoArgs, folder: &Folder, crew: &mut Crew) -> Outcome {
     let note = |text: &str| {
         if !args.json {
-            say::line(text);
+            say::note(text);
         }
     };
     note("preparing the file …");
@@ -120,8 +120,8 @@ async fn demo(args: &DemoArgs, folder: &Folder, crew: &mut Crew) -> Outcome {
     if !args.json {
         say::line(format_args!("\n{}", report.text()));
     }
-    if args.keep {
-        note(&fleet.addresses(&report, crew.exe()));
+    if args.keep && !args.json {
+        say::line(fleet.addresses(&report, crew.exe()));
     }
     if args.json {
         say::json(&report.json());

@@ -1,7 +1,9 @@
 //! `floodway get`: download one file.
 
+mod stream;
 mod view;
 
+use std::ffi::OsString;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -16,7 +18,11 @@ use self::view::View;
 use super::torrent;
 use crate::client::{self, ClientArgs};
 use crate::exit::{Exit, Failure, Outcome};
-use crate::{later, runtime, signals};
+use crate::say::Out;
+use crate::{later, runtime, say, signals};
+
+/// The output that means stdout.
+const STDOUT: &str = "-";
 
 /// Where peers connect unless told otherwise: every address, a free port.
 pub(crate) const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
@@ -26,7 +32,8 @@ pub(crate) struct GetArgs {
     /// http(s)://…, file://…, a torrent file, or floodway:SID
     #[arg(value_name = "SOURCE")]
     source: String,
-    /// Where to put it; a folder (existing, or with a slash at the end) means FOLDER/NAME [default: ./NAME]
+    /// Where to put it; a folder (existing, or with a slash at the end) means FOLDER/NAME; `-` means stdout, in order, while
+    /// it comes [default: ./NAME]
     #[arg(short, long, value_name = "PATH")]
     output: Option<PathBuf>,
     /// Replace a different file of that name
@@ -122,14 +129,15 @@ fn ratio(text: &str) -> Result<f64, String> {
 
 pub(crate) fn run(args: GetArgs, started: Instant) -> Outcome {
     later::refuse_scheme(&args.source)?;
-    if args.output.as_deref() == Some(Path::new("-")) {
-        return Err(later::not_yet("`-o -` (the file's bytes on stdout)"));
-    }
     let (json, quiet) = (args.json, args.quiet);
+    let is_stream = args.output.as_deref() == Some(Path::new(STDOUT));
     let spec = spec(args, started)?;
+    if is_stream {
+        return stream::run(spec, json, quiet);
+    }
     runtime::full()?.block_on(async {
         let shutdown = signals::shutdown()?;
-        let view = View::new(json, quiet, &spec.source);
+        let view = View::new(json, quiet, &spec.source, Out::Stdout);
         let listener = view.clone();
         let report = get::run(spec, shutdown.cancelled(), move |event| {
             listener.event(event);
@@ -141,16 +149,23 @@ pub(crate) fn run(args: GetArgs, started: Instant) -> Outcome {
     })
 }
 
+/// Where events go for programs: stdout may be taken by the file's bytes. The command line need not be a correct one.
+pub(crate) fn out(arguments: &[OsString]) -> Out {
+    let joined = ["-o-", "-o=-", "--output=-"];
+    let is_joined = |argument: &OsString| joined.iter().any(|text| argument == text);
+    let is_apart =
+        |pair: &[OsString]| (pair[0] == "-o" || pair[0] == "--output") && pair[1] == STDOUT;
+    if arguments.iter().any(is_joined) || arguments.windows(2).any(is_apart) {
+        Out::Stderr
+    } else {
+        Out::Stdout
+    }
+}
+
 fn spec(args: GetArgs, started: Instant) -> Result<GetSpec, Failure> {
     let source = source(&args.source)?;
     if args.json {
-        let output = args.output.as_deref().unwrap_or_else(|| Path::new("."));
-        if std::path::absolute(output).is_ok_and(|path| path.to_str().is_none()) {
-            return Err(Failure::usage(
-                "the output path is not UTF-8 text, and JSON can hold nothing else",
-            )
-            .hint("leave `--json` away, or choose another path with `-o`"));
-        }
+        say::fits_json(args.output.as_deref().unwrap_or_else(|| Path::new(".")))?;
     }
     Ok(GetSpec {
         control: control(&args.client, &source)?,
@@ -195,7 +210,7 @@ fn source(text: &str) -> Result<GetSource, Failure> {
 
 /// Control, if it is known and the source has to do with it.
 fn control(client: &ClientArgs, source: &GetSource) -> Result<Option<ControlAccess>, Failure> {
-    let Some(control) = &client.control else {
+    let Some(control) = client.control()? else {
         return Ok(None);
     };
     if matches!(source, GetSource::Torrent(_)) {
@@ -215,12 +230,36 @@ fn control(client: &ClientArgs, source: &GetSource) -> Result<Option<ControlAcce
 pub(crate) fn failure(error: GetError) -> Failure {
     let failure = Failure::new(Exit::from_code(error.exit_code()), &error);
     match &error {
-        GetError::Origin(_) => failure.hint("the fault is at the origin or on the way to it; what was fetched is kept: run the same command again to resume"),
+        GetError::Origin(_) => failure.hint("the fault is at the origin or on the way to it; run the same command again, which resumes if the origin allows it"),
         GetError::Control(error) if error.is_token_refused() => {
             failure.hint("check the token: `floodway node token create` makes a new one")
         }
         GetError::Control(_) => failure.hint("check that control runs, and `--control` or FLOODWAY_CONTROL"),
-        GetError::Refused(_) => failure.hint("control's `--allow-origin` says which origins may be read"),
+        // What refuses (an option, a policy, control's list of origins) says itself what to do.
         _ => failure,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_leave_stdout_to_the_bytes() {
+        let out = |line: &str| {
+            let arguments: Vec<OsString> = line.split(' ').map(OsString::from).collect();
+            out(&arguments)
+        };
+        for line in [
+            "get x -o -",
+            "get --output - x",
+            "get x -o-",
+            "get x --output=-",
+        ] {
+            assert_eq!(out(line), Out::Stderr, "{line}");
+        }
+        for line in ["get x", "get x -o a-", "get - -o x", "get x -o"] {
+            assert_eq!(out(line), Out::Stdout, "{line}");
+        }
     }
 }

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use floodway_api::rest::{CreateTask, Task, TaskState};
+use floodway_api::rest::{CreateTask, Task, TaskAgent, TaskState};
 use floodway_api::sync::AgentState;
 use floodway_node::control_client::ControlClient;
 use tokio_util::sync::CancellationToken;
+use url::Url;
 
 use super::task;
 use crate::client::{ClientArgs, failure};
@@ -45,6 +46,7 @@ pub(crate) struct PublishArgs {
 
 pub(crate) fn run(args: PublishArgs) -> Outcome {
     later::refuse_scheme(&args.url)?;
+    check_scheme(&args.url)?;
     let client = args.client.operator()?;
     let files = args.files.as_deref().map(read_list).transpose()?;
     runtime::small()?.block_on(async {
@@ -92,6 +94,17 @@ fn read_list(path: &Path) -> Result<Vec<String>, Failure> {
     Ok(lines.map(str::to_owned).collect())
 }
 
+/// Refuses what no allow-list could permit. What is no URL at all is control's to refuse.
+fn check_scheme(url: &str) -> Result<(), Failure> {
+    match Url::parse(url) {
+        Ok(url) if !matches!(url.scheme(), "http" | "https" | "file") => Err(Failure::usage(
+            format_args!("`{}:` is no scheme that origins are read by", url.scheme()),
+        )
+        .hint("an origin is http(s)://…, or file:///… on the relays")),
+        _ => Ok(()),
+    }
+}
+
 enum End {
     Done,
     Failed(String),
@@ -106,12 +119,18 @@ async fn wait(
 ) -> Result<(Task, End), Failure> {
     let id = task.task.clone().unwrap_or_else(|| task.relay_task.clone());
     let mut state = None;
+    let mut held_up = Vec::new();
     let mut heard = Instant::now();
     loop {
         if state != Some(task.state) {
             progress.note(&format!("task {id}: {}", human::word(task.state)));
             state = Some(task.state);
         }
+        let now = held_up_agents(&task);
+        for agent in now.iter().filter(|agent| !held_up.contains(*agent)) {
+            progress.note(agent);
+        }
+        held_up = now;
         show(&task, progress);
         if let Some(end) = end(&task) {
             return Ok((task, end));
@@ -129,6 +148,18 @@ async fn wait(
             Err(error) => return Err(failure(error)),
         }
     }
+}
+
+/// Agents that cannot go on for now, a full disk say, each with its reason.
+fn held_up_agents(task: &Task) -> Vec<String> {
+    let loading = |agent: &&TaskAgent| agent.state == AgentState::Downloading;
+    let agents = task.agents.iter().filter(loading);
+    agents
+        .filter_map(|agent| {
+            let reason = agent.reason.as_deref()?;
+            Some(format!("agent {} ({}): {reason}", agent.name, agent.node))
+        })
+        .collect()
 }
 
 fn show(task: &Task, progress: &mut Progress) {

@@ -11,6 +11,7 @@ use floodway_swarm::Limits;
 use serde::Serialize;
 use url::Url;
 
+use super::get::positive_rate;
 use crate::exit::{Exit, Failure, Outcome};
 use crate::{client, ready, runtime, settings, signals};
 
@@ -43,10 +44,10 @@ pub(crate) struct NodeArgs {
     #[arg(long, value_name = "ADDR:PORT")]
     advertise: Option<SocketAddr>,
     /// From all sources together, at most
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", value_parser = positive_rate)]
     max_down: Option<ByteRate>,
     /// To all peers together, at most
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", value_parser = positive_rate)]
     max_up: Option<ByteRate>,
     /// Print failures as JSON too
     #[arg(long)]

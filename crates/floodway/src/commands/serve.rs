@@ -18,6 +18,7 @@ use floodway_swarm::Limits;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use super::get::positive_rate;
 use super::{control, relay as relay_command};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::{ready, runtime, settings, signals};
@@ -51,10 +52,10 @@ pub(crate) struct ServeArgs {
     #[arg(long, value_name = "ADDR:PORT")]
     advertise: Option<SocketAddr>,
     /// From origins and peers together, at most
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", value_parser = positive_rate)]
     max_down: Option<ByteRate>,
     /// To all peers together, at most
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", value_parser = positive_rate)]
     max_up: Option<ByteRate>,
     /// Print failures as JSON too
     #[arg(long)]

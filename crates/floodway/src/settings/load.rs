@@ -198,6 +198,11 @@ mod tests {
     fn errors_name_the_key_and_where_it_stands() {
         assert!(error("max_dwon = '1MiB/s'").contains("`max_dwon`"));
         assert!(error("max_down = 'fast'").contains("`fast` is not a rate"));
+        let zero = error("name = 'a'\nmax_up = '0'");
+        assert!(
+            zero.contains("max_up") && zero.contains("nothing would ever move"),
+            "{zero}"
+        );
         assert!(error("[advanced]\npears = 3").contains("`pears`"));
         assert!(error("max_down = ").contains("max_down"));
         let failure = layered::<Agent>(

@@ -5,13 +5,20 @@ use std::path::PathBuf;
 
 use floodway_api::documented;
 use floodway_proto::ByteRate;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use url::Url;
 
 use super::Control;
+use crate::commands::get;
 
 /// Every address of this machine, a port of the system's choice.
 const ANY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+
+/// A rate that is not zero, as flags have it.
+fn positive_rate<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteRate, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    get::positive_rate(&text).map_err(serde::de::Error::custom)
+}
 
 documented! {
     /// Settings of `floodway relay`.
@@ -33,8 +40,10 @@ documented! {
         /// What peers are told instead of the listening address, such as "192.0.2.1:6881".
         pub(crate) advertise: Option<SocketAddr>,
         /// From origins and peers together. Default: unlimited.
+        #[serde(deserialize_with = "positive_rate")]
         pub(crate) max_down: ByteRate,
         /// To all peers together. Default: unlimited.
+        #[serde(deserialize_with = "positive_rate")]
         pub(crate) max_up: ByteRate,
     }
     sections {
@@ -65,8 +74,10 @@ documented! {
         /// What peers are told instead of the listening address, such as "192.0.2.1:6881".
         pub(crate) advertise: Option<SocketAddr>,
         /// From all sources together. Default: unlimited.
+        #[serde(deserialize_with = "positive_rate")]
         pub(crate) max_down: ByteRate,
         /// To all peers together. Default: unlimited.
+        #[serde(deserialize_with = "positive_rate")]
         pub(crate) max_up: ByteRate,
     }
     sections {
@@ -94,8 +105,10 @@ documented! {
         /// What peers are told instead of the listening address, such as "192.0.2.1:6881".
         pub(crate) advertise: Option<SocketAddr>,
         /// From origins and peers together. Default: unlimited.
+        #[serde(deserialize_with = "positive_rate")]
         pub(crate) max_down: ByteRate,
         /// To all peers together. Default: unlimited.
+        #[serde(deserialize_with = "positive_rate")]
         pub(crate) max_up: ByteRate,
     }
     sections {

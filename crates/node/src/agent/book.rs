@@ -312,6 +312,8 @@ impl Book {
             board: board.clone(),
             reasons: Reasons::new(|reason| tracing::info!(reason)),
             listener: Arc::new(|_| ()),
+            sink: None,
+            one_get: false,
         };
         let data = Arc::clone(&self.tools.data);
         let task = tokio::spawn(execute(job, data));
@@ -392,7 +394,7 @@ impl Running {
 
 /// Fetches, tells how it ended, and seeds until the task is over.
 async fn execute(mut job: Job, data: Arc<DataDir>) {
-    let fetched = match job.fetch().await {
+    let fetched = match Box::pin(job.fetch()).await {
         Ok(fetched) => fetched,
         Err(GetError::Cancelled | GetError::Interrupted) => return forget(&job, &data),
         Err(error) => {

@@ -1,7 +1,7 @@
 //! The task of one content: it owns the engine, feeds it what happens, and does what it says.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use floodway_proto::digest::PieceDigest;
 use floodway_proto::wire::Limits as WireLimits;
-use floodway_proto::{Bitfield, PieceIndex, Sha256, Time};
-use floodway_store::{Event as StoreEvent, FileStamp, Opened, Store};
+use floodway_proto::{Bitfield, InfoHash, PieceIndex, Sha256, Time};
+use floodway_store::{Event as StoreEvent, FileStamp, Hashes, Opened, Store};
+use floodway_swarm::answers::{Answer, Answers};
 use floodway_swarm::gossip::GossipInput;
 use floodway_swarm::{Config, Input, Output, PeerKey, Sender, Start, Swarm};
 use futures_util::FutureExt;
@@ -20,15 +21,17 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use super::addresses::StockNames;
 use super::blame::FailedTries;
 use super::disk::Trouble;
 use super::growing::Growing;
+use super::help::Help;
 use super::park::Park;
 use super::sources::Sources;
 use super::{
     AddError, Command, Complete, Content, ContentError, ContentEvent, ContentSpec, Events,
-    Finished, GrowthSeen, Item, Outcome, Packet, PeerOut, Progress, Reading, Shared, State, Target,
-    disk,
+    Finished, GrowthSeen, Item, KnownTorrent, Outcome, Packet, PeerAt, PeerOut, Progress, Reading,
+    Shared, State, Target, disk,
 };
 use crate::announce::Announcer;
 use crate::session::Session;
@@ -51,8 +54,11 @@ pub(super) struct Driver {
     pub(super) tries: FailedTries,
     /// What is known of hashes that become known while they are fetched.
     pub(super) growing: Option<Growing>,
+    pub(super) help: Help,
+    answers: Answers,
     pub(super) sources: Sources,
     peers: HashMap<PeerKey, Peer>,
+    stock: StockNames,
     /// Peers with something in [`Peer::pending`].
     talked_to: Vec<PeerKey>,
     /// Digests of good pieces until the engine has accepted them.
@@ -138,9 +144,10 @@ pub(crate) async fn start(session: &Session, mut spec: ContentSpec) -> Result<Co
         is_final: AtomicBool::new(spec.verifiable),
         growth: spec.growth.as_ref().map(|growth| GrowthSeen {
             is_relay: growth.is_relay,
-            head: Mutex::new(growth.manifest.complete_to()),
+            head: watch::channel(growth.manifest.complete_to()).0,
         }),
         names: RwLock::new(spec.names.clone()),
+        torrents: RwLock::new(torrents(&spec)),
         offered: watch::channel(offered).0,
         store: RwLock::new(Some(Arc::clone(&store))),
         session: session.downgrade(),
@@ -166,8 +173,11 @@ pub(crate) async fn start(session: &Session, mut spec: ContentSpec) -> Result<Co
         park: Park::default(),
         tries: FailedTries::default(),
         growing: growing(session, &mut spec, &opened),
+        help: Help::default(),
+        answers: Answers::new(&spec.layout),
         sources: Sources::default(),
         peers: HashMap::new(),
+        stock: StockNames::default(),
         talked_to: Vec::new(),
         digests: HashMap::new(),
         trouble: None,
@@ -221,10 +231,26 @@ fn swarm(session: &Session, spec: &ContentSpec, opened: &Opened) -> Swarm {
     Swarm::new(config, spec.layout.clone(), start, fastrand::u64(..))
 }
 
+/// The torrents whose info dict is known from the start.
+fn torrents(spec: &ContentSpec) -> BTreeMap<InfoHash, KnownTorrent> {
+    let info = spec.info.iter();
+    let torrents = info.map(|(name, info)| {
+        let torrent = KnownTorrent {
+            info: info.clone(),
+            is_v2: false,
+        };
+        (*name, torrent)
+    });
+    torrents.collect()
+}
+
 /// Takes what is known of a growing content's hashes out of the spec.
 fn growing(session: &Session, spec: &mut ContentSpec, opened: &Opened) -> Option<Growing> {
     let growth = spec.growth.take()?;
     let mut growing = Growing::new(session.now(), growth, spec.verifiable);
+    if let Hashes::V1(sha1s) = &spec.hashes {
+        growing.has_sha1s(sha1s);
+    }
     for (piece, digest) in &opened.digests {
         growing.holds(*piece, digest, &spec.layout);
     }
@@ -272,7 +298,7 @@ impl Driver {
                 }
                 Some(event) = self.inbox.disk.recv() => self.disk_event(event),
                 Some(packet) = self.inbox.packets.recv() => self.packet(packet),
-                Some(peers) = self.inbox.found.recv() => self.peers_found(peers),
+                Some(peers) = self.inbox.found.recv() => self.addresses_found(peers),
                 () = sleep_until(&session, alarm) => {
                     self.gossip(GossipInput::Tick);
                     self.input(Input::Tick);
@@ -302,6 +328,8 @@ impl Driver {
         for (piece, digest) in opened.digests {
             self.tell(ContentEvent::PieceDone { piece, digest });
         }
+        // Whoever sees that it is complete sees by which names it answers.
+        self.begin_growing();
         if matches!(spec.target, Target::Seed { .. }) {
             // Such a store only reads: it has nothing to tell.
             self.read_only = true;
@@ -311,12 +339,11 @@ impl Driver {
         } else {
             self.set_state(State::Fetching);
         }
-        self.begin_growing();
         if self.rename && !self.growing.as_ref().is_some_and(Growing::is_open) {
             self.store.finish();
         }
         self.set_sources(spec.sources);
-        self.peers_found(spec.peers);
+        self.addresses_found(spec.peers);
         let Some(&name) = spec.names.first() else {
             return;
         };
@@ -381,6 +408,7 @@ impl Driver {
                 error,
             } => self.http_end(request, end, error),
             Packet::Unreadable(piece) => self.unreadable(piece),
+            Packet::Helped(helped) => self.helped(helped),
             Packet::TrackerFailed { tracker, error } => {
                 self.tell(ContentEvent::TrackerFailed { tracker, error });
             }
@@ -390,6 +418,7 @@ impl Driver {
     /// Drops the connection. False when that has happened before.
     fn forget_peer(&mut self, peer: PeerKey) -> bool {
         self.gossip(GossipInput::NeighbourDown { peer });
+        self.answers.forget(peer);
         self.peers.remove(&peer).is_some()
     }
 
@@ -418,6 +447,20 @@ impl Driver {
                 Item::Manifest(message) => {
                     self.said(from, |peer| GossipInput::Message { peer, message });
                 }
+                Item::MetadataRequest { info, piece } => {
+                    if let Sender::Peer(peer) = from {
+                        let answer = self.answers.metadata(now, peer, info.as_ref(), piece);
+                        self.answer(peer, answer, PeerOut::Metadata);
+                    }
+                }
+                Item::HashRequest { is_v2, request } => {
+                    if let Sender::Peer(peer) = from {
+                        let known = self.growing.as_ref().filter(|_| is_v2);
+                        let known = known.map(Growing::manifest);
+                        let answer = self.answers.hashes(now, peer, known, &request);
+                        self.answer(peer, answer, PeerOut::Hashes);
+                    }
+                }
                 Item::Block { block, data } => {
                     if !std::mem::replace(&mut self.has_bytes, true) {
                         self.tell(ContentEvent::FirstByte);
@@ -436,12 +479,24 @@ impl Driver {
         }
     }
 
+    fn answer<T>(&mut self, peer: PeerKey, answer: Answer<T>, out: impl FnOnce(T) -> PeerOut) {
+        match answer {
+            Answer::Send(answer) => self.order(peer, out(answer)),
+            Answer::Flood => {
+                tracing::warn!(?peer, "a peer asks for the torrent again and again");
+                self.input(Input::Banish { peer });
+            }
+        }
+    }
+
     fn command(&mut self, command: Command) -> Option<Stop> {
         match command {
             Command::AddPeers(peers) => self.peers_found(peers),
             Command::SetSources(sources) => self.set_sources(sources),
             Command::SetLeases(leases) => self.input(Input::Leases(leases)),
             Command::Records(records) => self.records(records),
+            Command::SetHelpers(helpers, newest) => self.set_helpers(helpers, newest),
+            Command::Look(look) => look(self.growing.as_ref().map(Growing::known)),
             Command::SetLimits(limits) => self.input(Input::Limits(limits)),
             Command::Finish => {
                 self.rename = true;
@@ -467,11 +522,17 @@ impl Driver {
         None
     }
 
-    fn peers_found(&mut self, mut peers: Vec<SocketAddr>) {
+    fn addresses_found(&mut self, addrs: Vec<SocketAddr>) {
+        self.peers_found(addrs.into_iter().map(PeerAt::from).collect());
+    }
+
+    fn peers_found(&mut self, peers: Vec<PeerAt>) {
+        let names = self.shared.names();
         // Without a name there is nothing to ask peers for.
-        if self.shared.names().is_empty() {
+        if names.is_empty() {
             return;
         }
+        let mut peers = self.stock.found(peers, &names);
         peers.retain(|addr| !self.session.is_self(*addr));
         if !peers.is_empty() {
             self.input(Input::PeersFound(peers));
@@ -506,8 +567,10 @@ impl Driver {
     fn apply(&mut self, output: Output) {
         match output {
             Output::Dial { addr } => {
-                let dial = crate::peer::dial(self.session.clone(), Arc::clone(&self.shared), addr);
-                tokio::spawn(dial);
+                let (session, content) = (self.session.clone(), Arc::clone(&self.shared));
+                let names = self.stock.get(addr).map(|name| vec![name]);
+                let names = names.unwrap_or_else(|| self.shared.names());
+                tokio::spawn(crate::peer::dial(session, content, addr, names));
             }
             Output::HangUp { peer, reason } => {
                 tracing::debug!(?peer, ?reason, "hanging up");

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use bytes::Bytes;
 use floodway_proto::digest::PieceDigest;
 use floodway_proto::facts::NodeAt;
 use floodway_proto::manifest::Manifest;
@@ -19,7 +20,8 @@ use floodway_swarm::Input;
 use floodway_swarm::gossip::{Gossip, GossipConfig, GossipInput, GossipOutput};
 
 use super::driver::Driver;
-use super::{ContentEvent, PeerOut};
+use super::{ContentEvent, KnownTorrent, PeerOut};
+use crate::manifest::truncated;
 
 /// What is known of a content's hashes when it is added.
 #[derive(Clone, Debug)]
@@ -64,6 +66,13 @@ pub(super) struct Growing {
     is_final: bool,
 }
 
+/// A standard torrent of a content that is final.
+struct Standard {
+    /// A hybrid has two.
+    names: Vec<InfoHash>,
+    torrent: KnownTorrent,
+}
+
 /// Every piece is in the file.
 #[derive(Clone, Copy)]
 struct Whole {
@@ -71,7 +80,22 @@ struct Whole {
     sha256: Option<Sha256>,
 }
 
+/// What is known of a growing content.
+pub(crate) struct Known<'a> {
+    /// By records.
+    pub(crate) manifest: &'a Manifest,
+    /// Of the pieces that are held: the entries of the v1 torrent.
+    pub(crate) sha1s: &'a BTreeMap<PieceIndex, Sha1>,
+}
+
 impl Growing {
+    pub(super) fn known(&self) -> Known<'_> {
+        Known {
+            manifest: self.gossip.manifest(),
+            sha1s: &self.sha1s,
+        }
+    }
+
     /// `is_final`: its torrent is known already, and what is known of its hashes is kept for others.
     pub(super) fn new(now: Time, growth: Growth, is_final: bool) -> Self {
         let config = if growth.is_relay {
@@ -94,6 +118,17 @@ impl Growing {
     /// When something is to be done although nothing happens.
     pub(super) fn wake(&self) -> Option<Time> {
         self.wake
+    }
+
+    /// These are the SHA-1 of all pieces: of a content whose torrent is known.
+    pub(super) fn has_sha1s(&mut self, sha1s: &[Sha1]) {
+        let pieces = (0..).map(PieceIndex);
+        self.sha1s = pieces.zip(sha1s.iter().copied()).collect();
+    }
+
+    /// What is known by records.
+    pub(super) fn manifest(&self) -> &Manifest {
+        self.gossip.manifest()
     }
 
     /// The piece is held.
@@ -158,20 +193,42 @@ impl Growing {
         self.gossip.manifest().complete_to()
     }
 
-    /// The v1 torrent, from this node's own hashes. `None` when it is not what control signed.
-    fn torrent(&self, names: &FinalNames) -> Option<Metainfo> {
+    /// The standard torrents of the content, as far as this node can answer for them: v1 and hybrid from its own hashes,
+    /// unless these are not what control signed; v2 once all hashes are known that peers will ask for.
+    fn standard(&self, names: &FinalNames) -> Vec<Standard> {
         let manifest = self.gossip.manifest();
-        let contents = Contents::of(manifest.genesis(), manifest.facts()).ok()?;
+        let facts = manifest.facts();
+        let Ok(contents) = Contents::of(manifest.genesis(), facts) else {
+            return Vec::new();
+        };
         let sha1s: Vec<Sha1> = self.sha1s.values().copied().collect();
-        if let Err(error) = contents.verify_v1(names, &sha1s) {
+        let v1 = contents.verify_v1(names, &sha1s).inspect_err(|error| {
             tracing::error!(%error, "the v1 name that control signed is not that of these bytes; it is not used");
-            return None;
-        }
-        let info = contents
-            .v1_info(&sha1s)
-            .ok()
-            .filter(|_| names.v1.is_some())?;
-        Metainfo::decode(&[b"d4:info", &info[..], b"e"].concat()).ok()
+        });
+        let is_v1 = v1.is_ok();
+        let is_v2 = Some(facts.proven_pieces()) == facts.space().piece_count();
+        let v1 = names
+            .v1
+            .filter(|_| is_v1)
+            .and_then(|name| Some((vec![name], contents.v1_info(&sha1s).ok()?, false)));
+        let v2 = names.v2.filter(|_| is_v2).and_then(|name| {
+            let info = contents.v2_info(&names.roots).ok()?;
+            Some((vec![truncated(name)], info, true))
+        });
+        let hybrid = names.hybrid.filter(|_| is_v1 && is_v2);
+        let hybrid = hybrid.and_then(|(v1, v2)| {
+            let info = contents.hybrid_info(&sha1s, &names.roots).ok()?;
+            Some((vec![v1, truncated(v2)], info, true))
+        });
+        let torrents = [v1, v2, hybrid].into_iter().flatten();
+        let known = |(names, info, is_v2)| Standard {
+            names,
+            torrent: KnownTorrent {
+                info: Bytes::from(info),
+                is_v2,
+            },
+        };
+        torrents.map(known).collect()
     }
 }
 
@@ -198,6 +255,11 @@ impl Driver {
             growing.gossip.manifest(),
             0..self.shared.layout.piece_count(),
         );
+        // A later run of a final content: its names are known.
+        let names = growing.gossip.manifest().final_names();
+        let names = names.filter(|_| growing.is_final);
+        let standard = names.map_or_else(Vec::new, |names| growing.standard(names));
+        self.answer_by(&standard, !self.shared.names().is_empty());
         self.verifiable(known.keys().copied());
         self.look_final();
     }
@@ -238,9 +300,8 @@ impl Driver {
                 GossipOutput::Refused(refusal) => {
                     tracing::error!(%refusal, "a record about this content does not count");
                 }
-                GossipOutput::AskHttp { .. } => {
-                    tracing::debug!("nothing new is heard of this content");
-                }
+                GossipOutput::AskHttp(question) => self.ask_for_help(question),
+                GossipOutput::HttpFault => self.helper_lied(),
             }
         }
         if let Some(growing) = &self.growing {
@@ -291,6 +352,23 @@ impl Driver {
         self.look_final();
     }
 
+    /// Peers may come by the names of these torrents, and know no more than that; unless it `is_open` only once their names
+    /// are added.
+    fn answer_by(&self, torrents: &[Standard], is_open: bool) {
+        for Standard { names, torrent } in torrents {
+            for &name in names {
+                self.shared.add_torrent(name, torrent.clone());
+                if !is_open {
+                    continue;
+                }
+                // The same bytes of another content of this node: that one answers by their common name.
+                if let Err(error) = self.shared.add_name(&self.session, name) {
+                    tracing::info!(%error, "a final name is taken");
+                }
+            }
+        }
+    }
+
     /// Takes the final names once they are signed and every piece is held: they follow from what was hashed on the way,
     /// so nobody is asked for them.
     fn look_final(&mut self) {
@@ -304,17 +382,28 @@ impl Driver {
             return;
         };
         growing.is_final = true;
-        let torrent = growing.torrent(&names);
-        let v1 = torrent.as_ref().map(|torrent| torrent.info_hash);
-        for name in [v1, names.v2.map(truncated)].into_iter().flatten() {
-            // The same bytes of another content of this node: that one answers by their common name.
-            if let Err(error) = self.shared.add_name(&self.session, name) {
-                tracing::info!(%error, "a final name is taken");
-            }
-        }
+        let facts = growing.gossip.manifest().facts();
+        let hashes = (0..facts.space().limit()).map(|piece| facts.piece_hash(piece));
+        let hashes = hashes
+            .collect::<Option<Vec<_>>>()
+            .unwrap_or_default()
+            .into();
+        let standard = growing.standard(&names);
+        let v1 = standard
+            .iter()
+            .find(|of| of.names.first() == names.v1.as_ref());
+        let torrent = v1.and_then(|v1| {
+            Metainfo::decode(&[b"d4:info", &v1.torrent.info[..], b"e"].concat()).ok()
+        });
+        let names = standard.iter().flat_map(|of| of.names.clone()).collect();
+        // Where there were no names so far there are to be no peers, or the owner adds all names later.
+        self.answer_by(&standard, !self.shared.names().is_empty());
         self.shared.is_final.store(true, Ordering::Relaxed);
+        self.offer_help();
         self.tell(ContentEvent::Final {
             torrent: torrent.map(Arc::new),
+            names,
+            hashes,
         });
         if self.rename {
             self.store.finish();
@@ -322,13 +411,6 @@ impl Driver {
             self.succeed(self.path.clone(), sha256, None, false);
         }
     }
-}
-
-/// A v2 info-hash as handshakes and trackers have it (BEP 52).
-fn truncated(hash: Sha256) -> InfoHash {
-    let mut name = [0; 20];
-    name.copy_from_slice(&hash.0[..20]);
-    InfoHash(name)
 }
 
 /// Ascending pieces as runs.

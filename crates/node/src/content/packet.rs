@@ -6,11 +6,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use floodway_origin::OriginError;
 use floodway_proto::record::Head;
-use floodway_proto::wire::{HttpClaims, ManifestMessage, Message};
+use floodway_proto::wire::{HashRequest, HttpClaims, ManifestMessage, Message, MetadataMessage};
 use floodway_proto::{BlockId, PeerName, PieceIndex};
 use floodway_swarm::{HttpEnd, Input, PeerKey, RequestKey, Sender};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+
+use super::help::Helped;
 
 /// One wake of the driver.
 pub(crate) enum Packet {
@@ -39,6 +41,8 @@ pub(crate) enum Packet {
     },
     /// A piece that peers asked for could not be read.
     Unreadable(PieceIndex),
+    /// A question over HTTP about records or hashes is over.
+    Helped(Helped),
     /// A tracker failed.
     TrackerFailed { tracker: String, error: String },
 }
@@ -53,6 +57,10 @@ pub(crate) enum Item {
     Neighbour { head: Head, is_relay: bool },
     /// It says something about the content's records and hashes.
     Manifest(ManifestMessage),
+    /// It asks for a piece of the info dict of the torrent by whose name it came; `None`: that is not given.
+    MetadataRequest { info: Option<Bytes>, piece: u32 },
+    /// It asks for hashes; by the name of a v2 torrent, or not.
+    HashRequest { is_v2: bool, request: HashRequest },
 }
 
 /// One thing for a connection to send.
@@ -63,6 +71,10 @@ pub(crate) enum PeerOut {
     Claims(HttpClaims),
     /// About the records and hashes of a growing content.
     Manifest(ManifestMessage),
+    /// The answer to an [`Item::MetadataRequest`].
+    Metadata(MetadataMessage),
+    /// The answer to an [`Item::HashRequest`].
+    Hashes(Message),
     Block {
         block: BlockId,
         /// How many zeros follow its own bytes.

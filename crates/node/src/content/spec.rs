@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use floodway_origin::{Access, Bearer, Expectation, OriginError, SourceUrl, UrlCheck};
 use floodway_proto::digest::PieceDigest;
 use floodway_proto::metainfo::Metainfo;
@@ -23,6 +24,9 @@ pub struct ContentSpec {
     /// Names under which peers ask for it; trackers are told the first. Empty: no peers at all, neither dialled nor
     /// accepted.
     pub names: Vec<InfoHash>,
+    /// Which of these names is a torrent's, and the torrent's info dict, for peers that know only the name (BEP 9). `None`:
+    /// they do not get it from here.
+    pub info: Option<(InfoHash, Bytes)>,
     /// The swarm's id, told to peers that are own nodes.
     pub sid: Option<Sid>,
     /// Pieces and blocks; the length must be known.
@@ -269,10 +273,15 @@ pub enum ContentEvent {
         /// How many can in all.
         verifiable: u32,
     },
-    /// A growing content has its standard names, and peers may ask for it by these.
+    /// A growing content has its standard names, and peers may ask for it by these if they could before.
     Final {
         /// Its v1 torrent, without trackers. `None` when there is none, or control signed another one's name.
         torrent: Option<Arc<Metainfo>>,
+        /// These names. A content without any name so far is not reached by them until they are added.
+        names: Vec<InfoHash>,
+        /// What each piece hashes to (BEP 52), as if it were whole: kept, a later run can give them to others. Empty when they are
+        /// not all known.
+        hashes: Arc<[Sha256]>,
     },
 }
 

@@ -14,6 +14,7 @@ use floodway_api::rest::{
     ErrorDetail, JoinToken, JoinTokenList, NodeList, Task, TaskList,
 };
 use floodway_api::sync::{SyncReply, SyncRequest};
+use floodway_origin::Bearer;
 use floodway_proto::Sid;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use http::{HeaderMap, Method, Request, StatusCode};
@@ -26,6 +27,8 @@ use rustls::{ClientConfig, RootCertStore};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::Url;
+
+use crate::Helper;
 
 pub use error::ClientError;
 
@@ -139,6 +142,19 @@ impl ControlClient {
             }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Where control itself serves the signed side of a content.
+    pub(crate) fn helper(&self, sid: Sid) -> Option<Helper> {
+        let base = format!("{}api/v1/s/{sid}/", self.base).parse().ok()?;
+        let authorization = self.authorization.as_ref()?.to_str().ok()?;
+        let token = authorization.strip_prefix("Bearer ")?;
+        let bearer = Some(Bearer::new(token));
+        Some(Helper {
+            base,
+            bearer,
+            is_control: true,
+        })
     }
 
     /// `POST /api/v1/tasks`.

@@ -14,7 +14,7 @@ use super::{
     session_config,
 };
 use crate::Session;
-use crate::control_client::{ClientError, ControlClient};
+use crate::control_client::ControlClient;
 use crate::job::orders::{Orders, Refusal, Ticket};
 use crate::job::{Board, GetEvent, Link, Listener, Nudge, Status};
 use crate::manifest::key;
@@ -91,7 +91,7 @@ pub(super) async fn run(
     })
 }
 
-/// Becomes a short-lived node; a token that is a node's own already is used as it is. `None`: control is away.
+/// Becomes a short-lived node, also by a token of the node that runs on this machine. `None`: control is away.
 async fn enrol(
     client: &ControlClient,
     listener: &Listener,
@@ -112,12 +112,6 @@ async fn enrol(
         match answer {
             Ok(Ok(enrolled)) => {
                 return Ok(Some((client.with_token(&enrolled.token)?, enrolled.node)));
-            }
-            // Known, but no right to enrol: a node's own token.
-            Ok(Err(ClientError::Refused { status, detail, .. }))
-                if status == http::StatusCode::FORBIDDEN && detail.field.is_none() =>
-            {
-                return Ok(Some((client.clone(), random_node())));
             }
             Ok(Err(error)) if !error.is_unreachable() => return Err(error.into()),
             Ok(Err(error)) => listener(GetEvent::Waiting(error.to_string())),
@@ -254,6 +248,7 @@ fn request(
         have: 0,
         complete: false,
         final_ok: false,
+        v2_ok: false,
         peer_sent: 0,
         serving: false,
         // Nothing is known yet: control sends the genesis and all records.
@@ -392,6 +387,7 @@ mod tests {
             sid: SID,
             complete: false,
             final_ok: true,
+            v2_ok: true,
             manifest: None,
         });
         assert!(asks(&subject(), &orders, &status, true).is_empty());

@@ -5,6 +5,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use url::Url;
 
 use crate::job::orders::Orders;
+use crate::job::sink::Sink;
 use crate::job::{Board, Fetched, Job, Listener, Place, Rules};
 use crate::reasons::Reasons;
 use crate::seed::http_trackers;
@@ -125,14 +127,40 @@ fn hex<S: Serializer>(digest: &Option<Sha256>, serializer: S) -> Result<S::Ok, S
     }
 }
 
+/// As [`run`], and writes the file's bytes to `out` in order: each as soon as it is verified, or, when the user gave a SHA-256
+/// of the whole, when that was compared. What it returns without an error has been written whole, and flushed.
+///
+/// # Errors
+/// As [`run`]; [`GetError::Output`] when `out` takes no more, [`GetError::OutputDiffers`] when another version of the object
+/// took the place of the one whose beginning was written.
+pub async fn run_to(
+    spec: GetSpec,
+    out: impl Write + Send + 'static,
+    shutdown: impl Future<Output = ()>,
+    events: impl Fn(GetEvent) + Send + Sync + 'static,
+) -> Result<GetReport, GetError> {
+    let sink = Sink::new(out, spec.sha256.is_some());
+    run_with(spec, Some(sink), shutdown, events).await
+}
+
 /// Fetches, and seeds if that was asked for.
 ///
 /// `shutdown` ends it early: what is on disk is kept for a resume. Stopped while seeding it has succeeded.
 ///
 /// # Errors
-/// [`GetError`], whose [`exit_code`](GetError::exit_code) classifies it; [`GetError::Interrupted`] after `shutdown`.
+/// [`GetError`], whose [`exit_code`](GetError::exit_code) classifies it; [`GetError::Interrupted`] (or
+/// [`GetError::InterruptedAnew`]) after `shutdown`.
 pub async fn run(
     spec: GetSpec,
+    shutdown: impl Future<Output = ()>,
+    events: impl Fn(GetEvent) + Send + Sync + 'static,
+) -> Result<GetReport, GetError> {
+    run_with(spec, None, shutdown, events).await
+}
+
+async fn run_with(
+    spec: GetSpec,
+    sink: Option<Sink>,
     shutdown: impl Future<Output = ()>,
     events: impl Fn(GetEvent) + Send + Sync + 'static,
 ) -> Result<GetReport, GetError> {
@@ -144,7 +172,12 @@ pub async fn run(
         }
     };
     tokio::pin!(shutdown);
-    Box::pin(work_until(&spec, work, shutdown.as_mut())).await
+    let started = async {
+        let mut started = work.await?;
+        started.running.job.sink = sink;
+        Ok(started)
+    };
+    Box::pin(work_until(&spec, started, shutdown.as_mut())).await
 }
 
 /// What a run leaves for the one who ends it.
@@ -170,8 +203,8 @@ async fn work_until(
             conversation,
         } = &mut started;
         let fetching = async {
-            match task {
-                Task::ByOrders => running.job.fetch().await,
+            let fetched = match task {
+                Task::ByOrders => Box::pin(running.job.fetch()).await,
                 Task::Plain => running.job.plain().await,
                 Task::Torrent(torrent, trackers) => {
                     running
@@ -179,13 +212,21 @@ async fn work_until(
                         .by_torrent(torrent, None, std::mem::take(trackers))
                         .await
                 }
+            }?;
+            if let Some(sink) = running.job.sink.take() {
+                sink.end().await?;
             }
+            Ok(fetched)
         };
         tokio::select! {
             fetched = fetching => fetched,
             error = conversation.hold() => Err(error),
             () = shutdown.as_mut() => Err(GetError::Interrupted),
         }
+    };
+    let result = match result {
+        Err(GetError::Interrupted) if started.running.job.one_get => Err(GetError::InterruptedAnew),
+        result => result,
     };
     let result = match result {
         Ok(fetched) => {
@@ -292,6 +333,8 @@ fn job(
         board,
         reasons: Reasons::new(move |reason| tell(GetEvent::Reason(reason))),
         listener: Arc::clone(listener),
+        sink: None,
+        one_get: false,
     })
 }
 

@@ -42,6 +42,22 @@ pub enum GetError {
         /// What the system said.
         source: Arc<std::io::Error>,
     },
+    /// The file's bytes could not be written to where they were to go in order.
+    #[error(
+        "{}; {written} bytes of the file were written before",
+        broken_output(source)
+    )]
+    Output {
+        /// So many bytes were written.
+        written: u64,
+        /// What the system said.
+        source: Arc<std::io::Error>,
+    },
+    /// What was written in order is not the beginning of the file that there is now.
+    #[error(
+        "the object changed at its origin after the first {0} bytes of its old version had been written to stdout; what was written is of no use: begin anew"
+    )]
+    OutputDiffers(u64),
     /// A file has the target's name already.
     #[error("`{path}` already exists; remove it, choose another name with -o, or use --overwrite", path = .0.display())]
     TargetExists(PathBuf),
@@ -84,9 +100,24 @@ pub enum GetError {
     /// Stopped before it was done.
     #[error("stopped before the file was complete; run the same command again to resume")]
     Interrupted,
+    /// Stopped before it was done, and the origin cannot be read from the middle.
+    #[error(
+        "stopped before the file was complete; its origin allows no resume: the same command begins anew"
+    )]
+    InterruptedAnew,
     /// The task was cancelled.
     #[error("the task was cancelled")]
     Cancelled,
+}
+
+/// Says whose fault it is that stdout takes no more.
+fn broken_output(error: &std::io::Error) -> String {
+    match error.kind() {
+        std::io::ErrorKind::BrokenPipe => {
+            "whoever reads the file from stdout closed it before the end".into()
+        }
+        _ => format!("the file could not be written to stdout: {error}"),
+    }
 }
 
 impl From<OriginError> for GetError {
@@ -122,8 +153,10 @@ impl GetError {
             Self::Control(error) if error.is_token_refused() => 5,
             Self::Control(error) if error.is_not_found() => 4,
             Self::Control(ClientError::Address { .. } | ClientError::Token) => 2,
-            Self::Interrupted | Self::Cancelled => 130,
-            Self::Session(_)
+            Self::Interrupted | Self::InterruptedAnew | Self::Cancelled => 130,
+            Self::Output { .. }
+            | Self::OutputDiffers(_)
+            | Self::Session(_)
             | Self::Add(_)
             | Self::Content(_)
             | Self::File { .. }

@@ -6,12 +6,13 @@ use floodway_api::manifest::Phase;
 use floodway_proto::facts::Accept;
 use floodway_proto::genesis::Genesis;
 use floodway_proto::manifest::{Manifest, ManifestError};
+use floodway_proto::{InfoHash, Sid};
 use floodway_store::Hashes;
 
 use super::orders::Orders;
 use super::transfer::{Run, run};
 use super::{Fetched, GetError, GetEvent, Job, Step, VerifiedBy};
-use crate::manifest::{records, unix_us};
+use crate::manifest::{expand, records, unix_us, v2_name};
 use crate::{ContentEvent, ContentSpec, Growth, Target};
 
 /// How often it is told how much of a growing content can be verified.
@@ -38,7 +39,12 @@ pub(super) async fn by_genesis(job: &mut Job, genesis: &Genesis) -> Result<Fetch
         length,
     });
     let spec = ContentSpec {
-        names: vec![sid.truncated()],
+        names: if job.rules.no_p2p {
+            Vec::new()
+        } else {
+            vec![sid.truncated()]
+        },
+        info: None,
         sid: Some(sid),
         layout,
         hashes: Hashes::Facts(growth.nodes()),
@@ -68,6 +74,7 @@ pub(super) fn growth(job: &Job, genesis: &Genesis) -> Result<Growth, ManifestErr
     if let Some(data) = job.data() {
         let mut kept = data.records(genesis.sid());
         kept.retain(|record| manifest.apply(record).is_ok());
+        expand(&mut manifest, &data.hashes(genesis.sid()));
         let saved = data.save_genesis(genesis);
         // Without them a restart asks control again.
         if let Err(error) = saved.and_then(|()| data.save_records(genesis.sid(), &kept)) {
@@ -78,6 +85,22 @@ pub(super) fn growth(job: &Job, genesis: &Genesis) -> Result<Growth, ManifestErr
         manifest,
         is_relay: false,
     })
+}
+
+/// The name of the content's v2 torrent, if control's records that are known from it or from disk say it.
+pub(super) fn signed_v2_name(job: &Job, sid: Sid) -> Option<InfoHash> {
+    let genesis = job.genesis(sid).ok().flatten()?;
+    let mut manifest = Manifest::new(genesis, Accept::Sealed).ok()?;
+    let kept = job.data().map(|data| data.records(sid)).unwrap_or_default();
+    let orders = job.orders.borrow();
+    let told = orders.info.as_ref().filter(|info| info.sid == sid);
+    let told = records(told.and_then(|info| info.manifest.as_ref()));
+    for record in kept.iter().chain(&told) {
+        if let Err(refusal) = manifest.apply(record) {
+            tracing::debug!(%refusal, "a record does not count");
+        }
+    }
+    v2_name(&manifest)
 }
 
 impl Run<'_> {
@@ -131,10 +154,18 @@ impl Run<'_> {
                 .data()
                 .zip(self.sid)
                 .map(|(data, sid)| data.add_record(sid, record)),
-            ContentEvent::Final { torrent } => {
+            ContentEvent::Final {
+                torrent, hashes, ..
+            } => {
                 self.is_final = true;
-                let kept = self.job.data().zip(self.sid).zip(torrent.as_ref());
-                kept.map(|((data, sid), torrent)| data.save_torrent(sid, &torrent.encode()))
+                let orders = self.job.orders.borrow().clone();
+                self.set_sources(&orders);
+                let keeps = self.job.data().zip(self.sid);
+                keeps.map(|(data, sid)| {
+                    let torrent = torrent.as_ref();
+                    torrent.map_or(Ok(()), |torrent| data.save_torrent(sid, &torrent.encode()))?;
+                    data.save_hashes(sid, hashes)
+                })
             }
             _ => None,
         };

@@ -7,9 +7,11 @@
 mod error;
 mod growing;
 mod one_get;
+mod open;
 pub(crate) mod orders;
 mod plain;
-mod sources;
+pub(crate) mod sink;
+pub(crate) mod sources;
 mod transfer;
 
 use std::fmt;
@@ -127,6 +129,8 @@ pub(crate) struct Serving {
     pub(crate) complete: bool,
     /// Its final names are known here.
     pub(crate) final_ok: bool,
+    /// It answers by those of v2 torrents too.
+    pub(crate) v2_ok: bool,
     /// How far its records are known, if it is verified by them.
     pub(crate) manifest: Option<Head>,
 }
@@ -162,6 +166,7 @@ impl Status {
             have: self.bytes,
             complete: serving.complete,
             final_ok: serving.final_ok,
+            v2_ok: serving.v2_ok,
             peer_sent: self.counters.sent,
             serving: true,
             manifest: serving.manifest,
@@ -293,6 +298,10 @@ pub(crate) struct Job {
     pub(crate) board: Board,
     pub(crate) reasons: Reasons,
     pub(crate) listener: Listener,
+    /// Where the file's bytes go beside the disk.
+    pub(crate) sink: Option<sink::Sink>,
+    /// It comes by one GET: what is fetched so far is of no use to a later run.
+    pub(crate) one_get: bool,
 }
 
 impl Job {
@@ -376,7 +385,6 @@ impl Job {
             }),
             genesis_kept: sid
                 .is_some_and(|sid| data.is_some_and(|data| data.genesis(sid).is_some())),
-            no_p2p: self.rules.no_p2p,
             // Under control a file: URL is a path on the relays, not here; and only relays read the files of folders.
             has_url: self.url.as_ref().is_some_and(|url| {
                 let is_folder = url.as_url().path().ends_with('/');
@@ -395,6 +403,10 @@ impl Job {
         let rules = &self.rules;
         if layout.files().is_none() {
             return Ok(rules.linear_digest || rules.sha256.is_some());
+        }
+        if self.sink.is_some() {
+            let message = "stdout takes one file, but this content is a folder of files: name a folder to put it into with -o";
+            return Err(GetError::Usage(message.into()));
         }
         if rules.sha256.is_some() {
             let message = "--sha256 is that of one file, but this content is a folder of files; each of them is verified by its hashes";

@@ -34,6 +34,7 @@ pub(super) async fn fetch(
     verified_by: VerifiedBy,
 ) -> Result<Fetched, GetError> {
     let place = Unfinished::lock(path, job.rules.overwrite)?;
+    job.one_get = true;
     let begun = Instant::now();
     let mut counters = Counters::default();
     let mut tries = 0;
@@ -63,6 +64,9 @@ pub(super) async fn fetch(
         return Err(GetError::Mismatch { expected, found });
     }
     let path = place.finish(job.rules.overwrite)?;
+    if let Some(sink) = job.sink.as_mut().filter(|sink| sink.waits()) {
+        sink.file(&path).await?;
+    }
     let finished = Finished {
         path,
         bytes: counters.origin,
@@ -108,6 +112,9 @@ async fn one_try(
     let file = place.begin()?;
     let writing = tokio::task::spawn_blocking(move || write(file, inbox, digest));
     let mut told = Instant::now();
+    if let Some(sink) = &mut job.sink {
+        sink.restart();
+    }
     let result = loop {
         job.session.down().ready().await;
         let chunk = tokio::select! {
@@ -126,9 +133,14 @@ async fn one_try(
         };
         job.session.down().charge(chunk.len());
         counters.origin += chunk.len() as u64;
-        if chunks.send(chunk).await.is_err() {
+        if chunks.send(chunk.clone()).await.is_err() {
             // The writer has failed; it says how.
             break Ok(());
+        }
+        if let Some(sink) = job.sink.as_mut().filter(|sink| !sink.waits())
+            && let Err(error) = sink.take(chunk).await
+        {
+            break Err(error);
         }
         if told.elapsed() >= TELL {
             told = Instant::now();

@@ -50,8 +50,6 @@ pub(crate) struct Situation {
     pub(crate) torrent_kept: bool,
     /// The content's genesis is on this disk.
     pub(crate) genesis_kept: bool,
-    /// The user forbids peers, who alone know what pieces of a growing content hash to.
-    pub(crate) no_p2p: bool,
     /// There is an origin URL that this node could read.
     pub(crate) has_url: bool,
     /// The user forbids the origin.
@@ -132,9 +130,6 @@ pub(crate) fn start(orders: &Orders, situation: Situation) -> Start {
 
 /// Relays fetch the content and others can have their part of it meanwhile.
 fn is_growing(orders: &Orders, situation: Situation) -> bool {
-    if situation.no_p2p {
-        return false;
-    }
     if orders.control_down {
         return situation.genesis_kept;
     }
@@ -225,7 +220,6 @@ mod tests {
     const DAEMON: Situation = Situation {
         torrent_kept: false,
         genesis_kept: false,
-        no_p2p: false,
         has_url: true,
         no_origin: false,
         foreground: false,
@@ -307,14 +301,8 @@ mod tests {
         assert_eq!(start(&first, kept), Start::Growing(SID));
         let orders = growing(Phase::Superseded, genesis.clone(), true);
         assert_eq!(start(&orders, DAEMON), Start::Wait(Waiting::Relay));
-        let orders = growing(Phase::Growing, genesis.clone(), false);
+        let orders = growing(Phase::Growing, genesis, false);
         assert_eq!(start(&orders, DAEMON), Start::Wait(Waiting::Ticket));
-        let alone = Situation {
-            no_p2p: true,
-            ..DAEMON
-        };
-        let orders = growing(Phase::Growing, genesis, true);
-        assert_eq!(start(&orders, alone), Start::Wait(Waiting::Relay));
         // Control is away: others may go on meanwhile.
         let away = Orders {
             sid: Some(SID),

@@ -93,6 +93,7 @@ async fn by_ranges(
     let version = probe.validator.to_string();
     let spec = ContentSpec {
         names: Vec::new(),
+        info: None,
         sid: None,
         layout,
         hashes: Hashes::Unknown,

@@ -1,16 +1,18 @@
 //! Who can be asked for a content: names for peers, web seeds, relays.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use floodway_api::sync::ContentInfo;
 use floodway_origin::{Access, Bearer, Expectation, SourceUrl, Validator};
+use floodway_proto::metainfo::Metainfo;
 use floodway_proto::{InfoHash, SafeName, Sid};
 use floodway_swarm::SourceClass;
 
 use super::orders::Orders;
-use crate::HttpSource;
+use crate::control_client::ControlClient;
+use crate::{Helper, HttpSource, PeerAt};
 
 /// The names in handshakes: without peers none.
 pub(super) fn names(info_hash: InfoHash, sid: Option<Sid>, no_p2p: bool) -> Vec<InfoHash> {
@@ -21,6 +23,13 @@ pub(super) fn names(info_hash: InfoHash, sid: Option<Sid>, no_p2p: bool) -> Vec<
         .into_iter()
         .chain([info_hash])
         .collect()
+}
+
+/// The torrent's info dict, for peers that know only its name. Private torrents of others are not passed on (BEP 27); of
+/// our own control publishes magnet links although they are private: who knows the name may have the bytes.
+pub(crate) fn info_for_peers(torrent: &Metainfo, sid: Option<Sid>) -> Option<(InfoHash, Bytes)> {
+    let may = sid.is_some() || !torrent.info.private;
+    may.then(|| (torrent.info_hash, torrent.raw_info.clone()))
 }
 
 /// A web seed (BEP 19): a URL that ends in a slash wants the name behind it. What cannot be read is left out.
@@ -79,16 +88,19 @@ impl Capabilities {
     }
 }
 
-/// The relays that control names, as sources.
+/// The relays that control names, as sources. Of a content that still grows only those that let requests wait for what they
+/// have not got yet.
 pub(super) fn relays(
     info: Option<&ContentInfo>,
     length: u64,
+    is_final: bool,
     capabilities: &mut Capabilities,
 ) -> Vec<HttpSource> {
     let sources = info
         .into_iter()
         .flat_map(|info| info.relays.iter().map(move |relay| (info.sid, relay)));
     sources
+        .filter(|(_, relay)| is_final || relay.streaming)
         .filter_map(|(sid, relay)| {
             Some(HttpSource {
                 url: relay
@@ -114,12 +126,37 @@ pub(super) fn relays(
         .collect()
 }
 
-pub(super) fn peers(orders: &Orders) -> Vec<SocketAddr> {
-    orders
-        .info
-        .iter()
-        .flat_map(|info| info.peers.iter().map(|peer| peer.addr))
-        .collect()
+/// Who serves the signed side of a growing content over HTTP: the relays that fetch it, then control.
+pub(super) fn helpers(
+    info: Option<&ContentInfo>,
+    control: &ControlClient,
+    capabilities: &mut Capabilities,
+) -> Vec<Helper> {
+    let Some(info) = info else {
+        return Vec::new();
+    };
+    let now = Instant::now();
+    let relays = info.relays.iter().filter(|relay| relay.streaming);
+    let relays = relays.filter_map(|relay| {
+        let base: SourceUrl = relay.url.strip_suffix("data")?.parse().ok()?;
+        let token = capabilities.pick(&relay.url, &relay.capability, now);
+        let bearer = Some(Bearer::new(token));
+        base.file_path().is_none().then_some(Helper {
+            base,
+            bearer,
+            is_control: false,
+        })
+    });
+    let mut helpers: Vec<Helper> = relays.collect();
+    // A relay in control's own process is named by control's address.
+    let control = control.helper(info.sid);
+    helpers.extend(control.filter(|control| helpers.iter().all(|one| one.base != control.base)));
+    helpers
+}
+
+pub(super) fn peers(orders: &Orders) -> impl Iterator<Item = PeerAt> {
+    let info = orders.info.iter();
+    info.flat_map(|info| info.peers.iter().map(PeerAt::from))
 }
 
 #[cfg(test)]
@@ -166,14 +203,24 @@ mod tests {
             manifest: None,
         };
         let mut capabilities = Capabilities::default();
-        let sources = relays(Some(&info), 7, &mut capabilities);
+        let sources = relays(Some(&info), 7, true, &mut capabilities);
         assert_eq!(sources.len(), 1);
         assert_eq!(
             sources[0].expect.validator,
             Validator::Strong(format!("\"{}\"", info.sid))
         );
         assert_eq!(sources[0].expect.length, Some(7));
-        assert!(relays(None, 7, &mut capabilities).is_empty());
+        assert!(relays(None, 7, true, &mut capabilities).is_empty());
+        let mut streaming = info.clone();
+        streaming.relays[0].streaming = true;
+        let growing = |info, capabilities: &mut _| relays(Some(info), 7, false, capabilities).len();
+        assert_eq!(growing(&info, &mut capabilities), 0);
+        assert_eq!(growing(&streaming, &mut capabilities), 1);
+        let control = ControlClient::new("http://c:7600", Some("t")).unwrap();
+        let helpers = helpers(Some(&streaming), &control, &mut capabilities);
+        let at: Vec<&str> = helpers.iter().map(|one| one.base.as_str()).collect();
+        let of_control = format!("http://c:7600/api/v1/s/{}/", info.sid);
+        assert_eq!(at, ["http://r/api/v1/s/x/", &of_control]);
     }
 
     #[test]

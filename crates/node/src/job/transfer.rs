@@ -6,15 +6,16 @@ use floodway_api::sync::AgentState;
 use floodway_origin::OriginError;
 use floodway_proto::Sid;
 use floodway_proto::metainfo::Metainfo;
+use floodway_proto::record::Head;
 use floodway_store::Hashes;
 use tokio::task::JoinHandle;
 use url::Url;
 
-use super::growing::growth;
+use super::growing::{growth, signed_v2_name};
+use super::open::open;
 use super::orders::{Orders, asks_ticket, may_add_origin};
-use super::sources::{Capabilities, names, peers, relays, web_seed};
+use super::sources::{Capabilities, helpers, info_for_peers, names, peers, relays, web_seed};
 use super::{Fetched, GetError, GetEvent, Job, Nudge, Serving, VerifiedBy, identity_of};
-use crate::node::add_known;
 use crate::origin_source::{agrees, probe, source};
 use crate::reasons::of_event;
 use crate::{Content, ContentEvent, ContentSpec, Finished, HttpSource, Target};
@@ -81,6 +82,7 @@ pub(super) async fn by_torrent(
     let growth = genesis.and_then(|genesis| growth(job, &genesis).ok());
     let spec = ContentSpec {
         names,
+        info: info_for_peers(torrent, sid),
         sid,
         layout,
         hashes: Hashes::V1(info.pieces.clone()),
@@ -157,7 +159,15 @@ pub(super) async fn run(
     // Whoever wants a digest of the whole must read the file.
     let data = job.link.as_ref().and_then(|link| link.data.clone());
     let known = data.as_deref().filter(|_| !spec.linear_digest);
-    let (content, _) = add_known(&job.session, known, spec).await?;
+    let content = open(job, known, spec).await?;
+    job.board.state(AgentState::Downloading, None);
+    if let Some(name) = sid
+        .filter(|_| p2p && !is_growing)
+        .and_then(|sid| signed_v2_name(job, sid))
+    {
+        // Another content of the same bytes answers by it.
+        let _ = content.add_name(name);
+    }
     let now = Instant::now();
     let mut run = Run {
         job,
@@ -181,7 +191,12 @@ pub(super) async fn run(
         kept_at: now,
         peer_at: now,
     };
-    let result = run.finish().await;
+    let (content, mut sink) = (run.content.clone(), run.job.sink.take());
+    let result = match &mut sink {
+        Some(sink) => sink.along(&content, run.finish()).await,
+        None => run.finish().await,
+    };
+    run.job.sink = sink;
     if let Some(probing) = run.probing.take() {
         probing.abort();
     }
@@ -199,6 +214,7 @@ pub(super) async fn run(
                     sid,
                     complete: true,
                     final_ok: true,
+                    v2_ok: content.answers_v2(),
                     manifest: content.head(),
                 });
             });
@@ -292,15 +308,26 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn set_sources(&mut self, orders: &Orders) {
+    pub(super) fn set_sources(&mut self, orders: &Orders) {
         let mut sources = self.fixed.clone();
-        // A relay that still fetches gives by peer connections what can be verified.
-        if self.sid.is_some() && self.is_final {
-            sources.extend(relays(
-                orders.info.as_ref(),
-                self.length,
-                &mut self.capabilities,
-            ));
+        // Control names relays of this very content only.
+        let info = orders
+            .info
+            .as_ref()
+            .filter(|info| Some(info.sid) == self.sid);
+        sources.extend(relays(
+            info,
+            self.length,
+            self.is_final,
+            &mut self.capabilities,
+        ));
+        if !self.is_final
+            && let Some(link) = &self.job.link
+        {
+            let helpers = helpers(info, &link.client, &mut self.capabilities);
+            let manifest = info.and_then(|info| info.manifest.as_ref());
+            let newest = manifest.map_or_else(Head::default, |manifest| manifest.head);
+            self.content.set_helpers(helpers, newest);
         }
         sources.extend(self.origin.clone());
         self.content.set_sources(sources);
@@ -321,6 +348,7 @@ impl Run<'_> {
             sid,
             complete: false,
             final_ok: self.is_final,
+            v2_ok: self.content.answers_v2(),
             manifest: self.content.head(),
         });
         let before = self.job.board.get().serving;
@@ -342,6 +370,17 @@ impl Run<'_> {
     fn event(&mut self, event: &ContentEvent) -> Result<(), GetError> {
         if let Some(reason) = of_event(event) {
             self.job.reasons.add(reason);
+        }
+        // Whoever waits for the task is told why nothing moves.
+        match event {
+            ContentEvent::Paused(_) => {
+                let reason = of_event(event);
+                (self.job.board).set(Nudge::Changed, |status| status.reason = reason);
+            }
+            ContentEvent::Resumed => {
+                (self.job.board).set(Nudge::Changed, |status| status.reason = None);
+            }
+            _ => {}
         }
         self.step(event);
         self.growth_event(event);
@@ -388,7 +427,7 @@ impl Run<'_> {
         };
         let quiet = self.kept_at.elapsed();
         let is_final = orders.info.as_ref().is_some_and(|info| info.is_final);
-        if self.is_growing && !self.is_final && is_final && quiet >= STRANDED {
+        if self.is_growing && !self.is_final && is_final && quiet >= STRANDED && !self.paused() {
             // Records that say what its last pieces hash to were lost on the way.
             return Err(GetError::ByTorrent);
         }

@@ -12,12 +12,15 @@ use crate::content::{PeerOut, Shared};
 
 /// Most messages in one write.
 const MESSAGES: usize = 4096;
+/// Messages beside blocks end a write only when they are longer than this in all, in bytes, however small the limit is.
+const HEADS_LEAST: usize = 64 * 1024;
 
 /// The peer's numbers for the extended messages that we know.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ids {
     pub(super) claims: u8,
     pub(super) manifest: u8,
+    pub(super) metadata: u8,
 }
 
 /// What goes out in one go.
@@ -35,6 +38,7 @@ pub(super) struct Batch {
     /// Parts of `data` that are zeros: padding.
     zeros: Vec<Range<usize>>,
     blocks: Vec<BlockId>,
+    answers: usize,
 }
 
 impl Batch {
@@ -49,7 +53,7 @@ impl Batch {
         let mut messages = 0;
         while let Some(next) = queue.front() {
             messages += 1;
-            if messages > MESSAGES {
+            if messages > MESSAGES || batch.heads.len() > bytes_max.max(HEADS_LEAST) {
                 break;
             }
             let head = batch.heads.len();
@@ -67,6 +71,17 @@ impl Batch {
                     let (id, payload) = (ids.manifest, message.encode());
                     Message::Extended { id, payload }.encode(&mut batch.heads);
                     batch.part(head, 0);
+                }
+                PeerOut::Metadata(message) => {
+                    let (id, payload) = (ids.metadata, message.encode().into());
+                    Message::Extended { id, payload }.encode(&mut batch.heads);
+                    batch.part(head, 0);
+                    batch.answers += 1;
+                }
+                PeerOut::Hashes(message) => {
+                    message.encode(&mut batch.heads);
+                    batch.part(head, 0);
+                    batch.answers += 1;
                 }
                 PeerOut::Block { block, zeros } => {
                     let bytes = layout.block_bytes(*block);
@@ -119,7 +134,12 @@ impl Batch {
         &self.blocks
     }
 
-    /// Their bytes in all.
+    /// How many answers to questions about the torrent it carries.
+    pub(super) fn answers(&self) -> usize {
+        self.answers
+    }
+
+    /// Bytes of blocks in all.
     pub(super) fn data_length(&self) -> usize {
         self.data_length
     }

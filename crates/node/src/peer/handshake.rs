@@ -77,9 +77,15 @@ async fn answer(
     ))
 }
 
-/// Opens a connection that the engine asked for, and keeps it for as long as it lasts.
-pub(crate) async fn dial(session: Session, content: Arc<Shared>, addr: SocketAddr) {
-    match open(&session, &content, addr).await {
+/// Opens a connection that the engine asked for, and keeps it for as long as it lasts. The peer may know the content by any
+/// of `names`.
+pub(crate) async fn dial(
+    session: Session,
+    content: Arc<Shared>,
+    addr: SocketAddr,
+    names: Vec<InfoHash>,
+) {
+    match open(&session, addr, names).await {
         Ok(peer) => Connection::run(session, content, peer).await,
         Err(error) => {
             tracing::debug!(%addr, %error, "dial failed");
@@ -91,8 +97,8 @@ pub(crate) async fn dial(session: Session, content: Arc<Shared>, addr: SocketAdd
 
 async fn open(
     session: &Session,
-    content: &Shared,
     addr: SocketAddr,
+    names: Vec<InfoHash>,
 ) -> Result<Connected, PeerError> {
     if session.is_self(addr) {
         return Err(PeerError::Oneself);
@@ -106,7 +112,7 @@ async fn open(
         .await
         .map_err(|_| PeerError::HungUp)?;
     // A peer that does not know a name hangs up without a word: it may know another.
-    for name in content.names() {
+    for name in names {
         match greet(session, name, addr).await {
             Ok((stream, theirs)) => {
                 return Ok(Connected {

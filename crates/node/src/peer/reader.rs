@@ -6,13 +6,14 @@ use bytes::{Bytes, BytesMut};
 use floodway_proto::Layout;
 use floodway_proto::wire::manifest::MANIFEST;
 use floodway_proto::wire::{
-    self, ExtendedHandshake, Frame, HttpClaims, Limits, ManifestMessage, Message,
+    self, ExtendedHandshake, Frame, HttpClaims, Limits, METADATA, ManifestMessage, Message,
+    MetadataMessage,
 };
 use floodway_swarm::Input;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::tcp::ReadHalf;
 
-use super::{CLAIMS_ID, Connection, IS_RELAY, MANIFEST_ID, PeerError};
+use super::{CLAIMS_ID, Connection, IS_RELAY, MANIFEST_ID, METADATA_ID, PeerError};
 use crate::content::Item;
 use crate::session::{BUFFER_LENGTH, Pool};
 
@@ -61,6 +62,16 @@ impl Connection {
                         items.push(Item::Manifest(ManifestMessage::decode(payload)?));
                     }
                 }
+                Frame::Message(Message::Extended { id, payload }) if id == METADATA_ID => {
+                    let message = MetadataMessage::decode(&payload)?;
+                    items.extend(self.metadata_asked(&message));
+                }
+                Frame::Message(Message::HashRequest(request)) => {
+                    let torrent = self.content.torrent(self.name);
+                    let is_v2 = torrent.is_some_and(|torrent| torrent.is_v2);
+                    self.unanswered.send_modify(|unanswered| *unanswered += 1);
+                    items.push(Item::HashRequest { is_v2, request });
+                }
                 Frame::Message(message) => {
                     let input = self.message_input(message)?;
                     items.extend(input.map(Item::Input));
@@ -73,6 +84,20 @@ impl Connection {
         Ok(items)
     }
 
+    /// Info dicts are given, not asked for. Who has not said under which number it wants the answer gets none.
+    fn metadata_asked(&self, message: &MetadataMessage) -> Option<Item> {
+        let MetadataMessage::Request { piece } = *message else {
+            return None;
+        };
+        if self.metadata_id.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        self.unanswered.send_modify(|unanswered| *unanswered += 1);
+        let torrent = self.content.torrent(self.name);
+        let info = torrent.map(|torrent| torrent.info);
+        Some(Item::MetadataRequest { info, piece })
+    }
+
     /// `None` for what the engine need not know.
     fn message_input(&self, message: Message) -> Result<Option<Input>, PeerError> {
         let peer = self.key;
@@ -81,10 +106,12 @@ impl Connection {
                 peer,
                 claims: HttpClaims::decode(&payload)?,
             }),
-            // We offered no other extension, and what we do not know is to be ignored.
+            // We offered no other extension, and what we do not know is to be ignored. We ask for no hashes.
             Message::KeepAlive
             | Message::Extended { .. }
             | Message::Port(_)
+            | Message::Hashes(..)
+            | Message::HashReject(_)
             | Message::Unknown { .. } => None,
             message => Some(Input::PeerMessage { peer, message }),
         })
@@ -94,6 +121,8 @@ impl Connection {
         let claims_id = theirs.id(HttpClaims::NAME);
         self.claims_id
             .store(claims_id.unwrap_or(0), Ordering::Relaxed);
+        let metadata_id = theirs.id(METADATA).unwrap_or(0);
+        self.metadata_id.store(metadata_id, Ordering::Relaxed);
         let own = match (self.content.sid, &theirs.floodway) {
             (Some(ours), Some(node)) => node.sid == ours,
             (Some(_), None) => false,

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use floodway_proto::PieceIndex;
 use floodway_proto::wire::manifest::MANIFEST;
-use floodway_proto::wire::{ExtendedHandshake, HttpClaims, Message, OwnNode};
+use floodway_proto::wire::{ExtendedHandshake, HttpClaims, METADATA, Message, OwnNode};
+use floodway_proto::{InfoHash, PieceIndex};
 use floodway_swarm::{Input, Sender};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::WriteHalf;
@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::batch::{Batch, Ids};
-use super::{CLAIMS_ID, Connection, IS_RELAY, KNOWS_FINAL, MANIFEST_ID, PeerError};
+use super::{CLAIMS_ID, Connection, IS_RELAY, KNOWS_FINAL, MANIFEST_ID, METADATA_ID, PeerError};
 use crate::content::{Item, Packet, PeerOut, Shared};
 use crate::session::Session;
 
@@ -51,7 +51,7 @@ impl Connection {
     ) -> Result<(), PeerError> {
         let mut queue = VecDeque::new();
         if extensions {
-            let payload = Bytes::from(hello(&self.session, &self.content).encode());
+            let payload = Bytes::from(hello(&self.session, &self.content, self.name).encode());
             queue.push_back(PeerOut::Message(Message::Extended { id: 0, payload }));
         }
         let mut loading = None;
@@ -82,6 +82,7 @@ impl Connection {
         let ids = Ids {
             claims: self.claims_id.load(Ordering::Relaxed),
             manifest: self.manifest_id.load(Ordering::Relaxed),
+            metadata: self.metadata_id.load(Ordering::Relaxed),
         };
         let batch_bytes = self.batch_bytes();
         let mut batch = Batch::fill(queue, &self.content.layout, batch_bytes, ids);
@@ -123,6 +124,10 @@ impl Connection {
     }
 
     async fn sent(&self, batch: Batch) -> Result<(), PeerError> {
+        if batch.answers() > 0 {
+            self.unanswered
+                .send_modify(|unanswered| *unanswered = unanswered.saturating_sub(batch.answers()));
+        }
         if batch.blocks().is_empty() {
             return Ok(());
         }
@@ -181,8 +186,8 @@ async fn send_all(stream: &mut WriteHalf<'_>, batch: &Batch) -> io::Result<()> {
     Ok(())
 }
 
-/// What we say of ourselves (BEP 10).
-fn hello(session: &Session, content: &Shared) -> ExtendedHandshake {
+/// What we say of ourselves (BEP 10) to a peer that came by `name`, or was asked for by it.
+fn hello(session: &Session, content: &Shared, name: InfoHash) -> ExtendedHandshake {
     let mut capabilities = 0;
     let mut names = BTreeMap::from([(HttpClaims::NAME.to_owned(), CLAIMS_ID)]);
     if content.is_final() {
@@ -193,6 +198,10 @@ fn hello(session: &Session, content: &Shared) -> ExtendedHandshake {
         if growth.is_relay {
             capabilities |= IS_RELAY;
         }
+    }
+    let torrent = content.torrent(name);
+    if torrent.is_some() {
+        names.insert(METADATA.to_owned(), METADATA_ID);
     }
     let own = |sid| OwnNode {
         version: OWN_VERSION,
@@ -206,6 +215,7 @@ fn hello(session: &Session, content: &Shared) -> ExtendedHandshake {
         client: Some(concat!("Floodway/", env!("CARGO_PKG_VERSION")).into()),
         listen_port: Some(session.peer_addr().port()),
         request_queue: Some(REQUEST_QUEUE),
+        metadata_size: torrent.and_then(|torrent| u32::try_from(torrent.info.len()).ok()),
         floodway: content.sid.map(own),
         ..ExtendedHandshake::default()
     }

@@ -10,13 +10,14 @@ use floodway_proto::genesis::{Genesis, GenesisFile};
 use floodway_proto::manifest::Manifest;
 use floodway_proto::metainfo::Metainfo;
 use floodway_proto::record::{Head, Signed};
-use floodway_proto::{PieceIndex, SafeName, Sid};
+use floodway_proto::{InfoHash, PieceIndex, SafeName, Sha256, Sid};
 use floodway_store::Hashes;
 use floodway_swarm::{Limits, Order as PieceOrder, Prefer, SourceClass};
 
 use super::folder::file_url;
 use super::work::{News, Note, Tools, failure};
-use crate::manifest::unix_us;
+use crate::job::sources::info_for_peers;
+use crate::manifest::{expand, unix_us, v2_name};
 use crate::node::add_known;
 use crate::origin_source::{expectation, same_host};
 use crate::{Content, ContentSpec, Growth, HttpSource, SourceFile, State, Target};
@@ -79,6 +80,7 @@ impl Held {
                 .map_err(|error| local(&error))?;
         }
         let growth = growth(tools, &genesis).map_err(|error| local(&error))?;
+        let v2_name = v2_name(&growth.manifest);
         // A run that knows records has told of its first piece.
         let is_new = growth.manifest.head() == Head::default();
         let told = growth.manifest.complete_to();
@@ -110,6 +112,7 @@ impl Held {
         let path = folder.join(genesis.name.as_str());
         let mut spec = ContentSpec {
             names: Vec::new(),
+            info: None,
             sid: Some(order.sid),
             layout,
             hashes: Hashes::Facts(growth.nodes()),
@@ -132,6 +135,7 @@ impl Held {
         };
         if let Some(torrent) = &torrent {
             spec.names = vec![order.sid.truncated(), torrent.info_hash];
+            spec.info = info_for_peers(torrent, Some(order.sid));
             spec.hashes = Hashes::V1(torrent.info.pieces.clone());
             spec.verifiable = true;
             spec.sources = Vec::new();
@@ -140,6 +144,10 @@ impl Held {
         let (content, complete) = add_known(&tools.session, Some(&tools.data), spec)
             .await
             .map_err(|error| local(&error))?;
+        if let Some(name) = v2_name.filter(|_| is_final) {
+            // Another content of the same bytes answers by it.
+            let _ = content.add_name(name);
+        }
         let held = Self {
             content,
             is_signed: !genesis.keys.is_empty(),
@@ -218,9 +226,22 @@ impl Held {
     }
 
     /// The content has its final names: `torrent` is kept for a restart.
-    pub(super) fn became_final(&mut self, tools: &Tools, torrent: Option<&Metainfo>) {
+    pub(super) fn became_final(
+        &mut self,
+        tools: &Tools,
+        torrent: Option<&Metainfo>,
+        names: &[InfoHash],
+        hashes: &[Sha256],
+    ) {
         self.is_final = true;
         self.open_to_others(tools);
+        for &name in names {
+            // The same bytes of another content of this node: that one answers by their common name.
+            let _ = self.content.add_name(name);
+        }
+        if let Err(error) = tools.data.save_hashes(self.sid, hashes) {
+            tracing::warn!(%error, "hashes could not be kept; after a restart peers do not get them here");
+        }
         let Some(torrent) = torrent else {
             return;
         };
@@ -268,6 +289,7 @@ impl Held {
                 have: progress.have_bytes,
                 complete: self.complete,
                 final_ok: self.is_final,
+                v2_ok: self.content.answers_v2(),
                 peer_sent: progress.counters.sent,
                 serving: !self.is_hidden(),
                 manifest: self.content.head().map(|_| self.told),
@@ -294,6 +316,7 @@ fn growth(tools: &Tools, genesis: &Genesis) -> Result<Growth, Box<dyn std::error
     let mut manifest = Manifest::new(genesis.clone(), Accept::Sealed)?;
     let mut kept = tools.data.records(genesis.sid());
     kept.retain(|record| manifest.apply(record).is_ok());
+    expand(&mut manifest, &tools.data.hashes(genesis.sid()));
     tools.data.save_records(genesis.sid(), &kept)?;
     Ok(Growth {
         manifest,

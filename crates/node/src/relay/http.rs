@@ -20,13 +20,19 @@ use floodway_proto::capability::{CapabilityError, CapabilityKey};
 use floodway_proto::{SafeName, Sid};
 use futures_util::stream;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use super::range::{Condition, Wanted, condition, wanted};
 use crate::{Content, Session, State as ContentState};
+
+mod manifest;
 
 /// Bytes read from the store at a time: large enough for few reads, small enough that many clients fit into memory.
 const EXTENT: u64 = 512 * 1024;
 /// When a client is to try again for a content that is not complete, in seconds.
 const RETRY_AFTER: &str = "2";
+/// Requests for records that are held open at once.
+const WAITING_MAX: usize = 1000;
 
 /// What the HTTP side serves; clones share it.
 #[derive(Clone, Default)]
@@ -37,10 +43,21 @@ struct Inner {
     key: RwLock<Option<CapabilityKey>>,
     contents: RwLock<HashMap<Sid, Served>>,
     session: OnceLock<Session>,
+    waiting: Waiting,
+}
+
+/// Places for those who wait for records.
+struct Waiting(Arc<Semaphore>);
+
+impl Default for Waiting {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(WAITING_MAX)))
+    }
 }
 
 #[derive(Clone)]
 struct Served {
+    sid: Sid,
     content: Content,
     name: SafeName,
 }
@@ -69,7 +86,7 @@ impl Serving {
             .contents
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        contents.insert(sid, Served { content, name });
+        contents.insert(sid, Served { sid, content, name });
     }
 
     pub(crate) fn remove(&self, sid: Sid) {
@@ -90,13 +107,18 @@ impl Serving {
             .unwrap_or_default()
     }
 
-    fn get(&self, sid: Sid) -> Option<Served> {
+    fn get(&self, sid: Sid) -> Result<Served, Refusal> {
         let contents = self
             .0
             .contents
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        contents.get(&sid).cloned()
+        contents.get(&sid).cloned().ok_or(Refusal::NoSuchContent)
+    }
+
+    /// The right to be answered late, while it is held; `None` when too many have it.
+    fn place_to_wait(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.0.waiting.0).try_acquire_owned().ok()
     }
 
     /// Which content the token opens.
@@ -118,13 +140,21 @@ pub fn content_router(serving: Serving) -> Router {
     Router::new()
         .route("/api/v1/s/{sid}/data", get(by_header))
         .route("/api/v1/w/{capability}/{*path}", get(by_path))
+        .method_not_allowed_fallback(async || Refusal::OtherMethod)
         .with_state(serving)
 }
 
-/// All routes of a relay that has a port of its own: contents, `/metrics`, `/healthz`.
+/// All routes of a relay that has a port of its own: contents and their signed side, `/metrics`, `/healthz`. Beside control the
+/// signed side is control's to serve.
 pub fn router(serving: Serving) -> Router {
     let metrics = serving.clone();
+    let signed = Router::new()
+        .route("/api/v1/s/{sid}/genesis", get(manifest::genesis))
+        .route("/api/v1/s/{sid}/head", get(manifest::head))
+        .route("/api/v1/s/{sid}/hashes/{group}", get(manifest::hashes))
+        .with_state(serving.clone());
     content_router(serving)
+        .merge(signed)
         .route(
             "/metrics",
             get(async move || {
@@ -136,6 +166,7 @@ pub fn router(serving: Serving) -> Router {
         )
         .route("/healthz", get(async || "ok\n"))
         .fallback(async || Refusal::NoSuchPath)
+        .method_not_allowed_fallback(async || Refusal::OtherMethod)
 }
 
 async fn by_header(
@@ -144,7 +175,14 @@ async fn by_header(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let token = text(&headers, &header::AUTHORIZATION).ok_or(Refusal::NoCapability)?;
+    let served = by_capability(&serving, &sid, &headers)?;
+    let whole = View::whole(&served);
+    serve(&serving, served.content, whole, &method, &headers)
+}
+
+/// The content named by its sid, for whoever shows a capability of it.
+fn by_capability(serving: &Serving, sid: &str, headers: &HeaderMap) -> Result<Served, Refusal> {
+    let token = text(headers, &header::AUTHORIZATION).ok_or(Refusal::NoCapability)?;
     let (scheme, token) = token.trim().split_once(' ').ok_or(Refusal::NoCapability)?;
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(Refusal::NoCapability);
@@ -154,13 +192,7 @@ async fn by_header(
     if opened != sid {
         return Err(Refusal::OtherContent);
     }
-    let served = serving.get(sid).ok_or(Refusal::NoSuchContent)?;
-    let whole = View {
-        bytes: 0..served.content.length(),
-        etag: format!("\"{sid}\""),
-        name: served.name.clone(),
-    };
-    serve(&serving, served.content, whole, &method, &headers)
+    serving.get(sid)
 }
 
 async fn by_path(
@@ -169,9 +201,8 @@ async fn by_path(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let sid = serving.opens(&token)?;
-    let served = serving.get(sid).ok_or(Refusal::NoSuchContent)?;
-    let view = View::of(&served, sid, &path)?;
+    let served = serving.get(serving.opens(&token)?)?;
+    let view = View::of(&served, &path)?;
     serve(&serving, served.content, view, &method, &headers)
 }
 
@@ -184,16 +215,20 @@ struct View {
 }
 
 impl View {
+    fn whole(Served { sid, content, name }: &Served) -> Self {
+        Self {
+            bytes: 0..content.length(),
+            etag: format!("\"{sid}\""),
+            name: name.clone(),
+        }
+    }
+
     /// Of a single file the path is of no consequence. That of a file in a folder is the folder's name and the path within
     /// it, as web seeds are asked (BEP 19).
-    fn of(served: &Served, sid: Sid, path: &str) -> Result<Self, Refusal> {
-        let Served { content, name } = served;
+    fn of(served: &Served, path: &str) -> Result<Self, Refusal> {
+        let Served { sid, content, name } = served;
         let Some(files) = content.layout().files() else {
-            return Ok(Self {
-                bytes: 0..content.length(),
-                etag: format!("\"{sid}\""),
-                name: name.clone(),
-            });
+            return Ok(Self::whole(served));
         };
         let inner = path.strip_prefix(name.as_str());
         let inner = inner.and_then(|path| path.strip_prefix('/'));
@@ -407,10 +442,15 @@ enum Refusal {
     NoSuchContent,
     NoSuchFile,
     NoSuchPath,
+    OtherMethod,
     NotComplete,
     NotReady,
     ConditionFailed,
     NoSuchRange { length: u64 },
+    BadQuery,
+    NotSigned,
+    NoSuchGroup,
+    NotKnown,
     Broken,
 }
 
@@ -452,6 +492,11 @@ impl Refusal {
                 "not_found",
                 "a relay serves nothing at this path",
             ),
+            Self::OtherMethod => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "a relay is only read from: use GET or HEAD",
+            ),
             Self::NotComplete => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "not_complete",
@@ -471,6 +516,26 @@ impl Refusal {
                 StatusCode::RANGE_NOT_SATISFIABLE,
                 "no_such_range",
                 "none of the ranges lies within the content; Content-Range gives its length",
+            ),
+            Self::BadQuery => (
+                StatusCode::BAD_REQUEST,
+                "bad_request",
+                "`after` is TERM.SEQ, `wait` seconds, the group of pieces a number, `alg` sha256 or sha1",
+            ),
+            Self::NotSigned => (
+                StatusCode::NOT_FOUND,
+                "not_signed",
+                "nothing was signed of this content, as far as this relay knows; it is verified by its torrent",
+            ),
+            Self::NoSuchGroup => (
+                StatusCode::NOT_FOUND,
+                "not_found",
+                "the content has no such group of pieces",
+            ),
+            Self::NotKnown => (
+                StatusCode::NOT_FOUND,
+                "not_known",
+                "not all pieces of this group are known here yet; try again soon, or ask another relay or control",
             ),
             Self::Broken => (
                 StatusCode::INTERNAL_SERVER_ERROR,
@@ -498,7 +563,7 @@ impl IntoResponse for Refusal {
                     header::HeaderValue::from_static("Bearer"),
                 );
             }
-            Self::NotComplete | Self::NotReady => {
+            Self::NotComplete | Self::NotReady | Self::NotKnown => {
                 headers.insert(
                     header::RETRY_AFTER,
                     header::HeaderValue::from_static(RETRY_AFTER),

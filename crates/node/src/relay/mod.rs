@@ -170,6 +170,14 @@ struct Tended {
     task: JoinHandle<()>,
 }
 
+impl Tended {
+    fn leased(&mut self, order: &RelayOrder) {
+        if let Some(content) = &order.content {
+            self.pending.leased(content.sid, &content.leases);
+        }
+    }
+}
+
 impl Relay {
     /// Goes on with what an earlier run worked on, before control is reached.
     fn restore(&mut self) -> Result<(), RoleError> {
@@ -207,9 +215,7 @@ impl Relay {
             dropped: false,
         };
         if let Some(tended) = self.works.get_mut(&order.relay_task) {
-            if let Some(content) = &order.content {
-                tended.pending.leased(&content.leases);
-            }
+            tended.leased(&order);
             tended.order = order;
             tended.orders.send_replace(now);
             return;
@@ -224,12 +230,13 @@ impl Relay {
             notes: self.notes.clone(),
         };
         let task = tokio::spawn(work.run());
-        let tended = Tended {
-            order,
+        let mut tended = Tended {
+            order: order.clone(),
             orders,
             pending: Pending::default(),
             task,
         };
+        tended.leased(&order);
         self.works.insert(tended.order.relay_task.clone(), tended);
     }
 

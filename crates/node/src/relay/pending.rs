@@ -1,6 +1,10 @@
 //! What a relay has learnt of one relay task and control has not acknowledged yet.
+//!
+//! A relay vouches for what it read of the origin under a lease of its own, and for nothing else: pieces that it got from other
+//! relays are theirs to report.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use floodway_api::sync::{
     ContentReport, PIECES_PER_SYNC, PieceReport, ProbeReport, RangeLease, RelayFailure, RelayReport,
@@ -12,19 +16,24 @@ use floodway_proto::Sid;
 pub(super) struct Pending {
     sid: Option<Sid>,
     probe: Option<ProbeReport>,
-    /// Every digest known of the content, and which of them control has not acknowledged.
+    /// Every digest known of the content, and which of them control is to be told and has not acknowledged.
     digests: BTreeMap<u32, PieceReport>,
     unreported: BTreeSet<u32>,
     failure: Option<RelayFailure>,
-    leases: BTreeSet<u64>,
+    /// Every lease that this relay was ever given, of which content and pieces.
+    leases: BTreeMap<u64, (Sid, Range<u32>)>,
     pub(super) content: Option<ContentReport>,
 }
 
 impl Pending {
-    /// Another content, or the same from the beginning: what was said of the last one is of no interest any more.
+    /// Another content, or the same from the beginning: what was said of the last one is of no interest any more. Its leases
+    /// may have come before.
     pub(super) fn begin(&mut self, sid: Option<Sid>) {
+        let mut leases = std::mem::take(&mut self.leases);
+        leases.retain(|_, (of, _)| Some(*of) == sid);
         *self = Self {
             sid,
+            leases,
             ..Self::default()
         };
     }
@@ -39,14 +48,22 @@ impl Pending {
 
     pub(super) fn piece(&mut self, piece: PieceReport) {
         self.digests.insert(piece.piece, piece);
-        self.unreported.insert(piece.piece);
+        if self.was_leased(piece.piece) {
+            self.unreported.insert(piece.piece);
+        }
     }
 
-    /// A lease of pieces that are held already means that control does not know them: it is told again.
-    pub(super) fn leased(&mut self, leases: &[RangeLease]) {
+    fn was_leased(&self, piece: u32) -> bool {
+        let mut own = self.leases.values();
+        own.any(|(of, range)| Some(*of) == self.sid && range.contains(&piece))
+    }
+
+    /// A lease of pieces that are held already means that control does not know them: it is told (again).
+    pub(super) fn leased(&mut self, sid: Sid, leases: &[RangeLease]) {
         for lease in leases {
-            if self.leases.insert(lease.lease) {
-                let range = lease.first..lease.first.saturating_add(lease.count);
+            let range = lease.first..lease.first.saturating_add(lease.count);
+            let known = self.leases.insert(lease.lease, (sid, range.clone()));
+            if known.is_none() && self.sid == Some(sid) {
                 self.unreported
                     .extend(self.digests.range(range).map(|(&piece, _)| piece));
             }
@@ -99,6 +116,16 @@ mod tests {
     use super::*;
 
     const SID: Sid = Sid([1; 32]);
+    const ALL: RangeLease = lease(1, 0, u32::MAX);
+
+    const fn lease(lease: u64, first: u32, count: u32) -> RangeLease {
+        RangeLease {
+            lease,
+            first,
+            count,
+            expires_ms: 1,
+        }
+    }
 
     fn piece(piece: u32) -> PieceReport {
         PieceReport {
@@ -112,6 +139,7 @@ mod tests {
     fn pieces_are_reported_until_they_are_acknowledged() {
         let mut pending = Pending::default();
         pending.begin(Some(SID));
+        pending.leased(SID, &[ALL]);
         assert_eq!(pending.report("t"), None);
         let most = u32::try_from(PIECES_PER_SYNC).unwrap();
         (0..most + 2).for_each(|n| pending.piece(piece(n)));
@@ -137,20 +165,39 @@ mod tests {
     fn a_new_lease_of_known_pieces_tells_them_again_once() {
         let mut pending = Pending::default();
         pending.begin(Some(SID));
+        pending.leased(SID, &[ALL]);
         (0..4).for_each(|n| pending.piece(piece(n)));
         pending.acknowledged(&pending.report("t").unwrap());
-        let lease = RangeLease {
-            lease: 9,
-            first: 2,
-            count: 9,
-            expires_ms: 1,
-        };
-        pending.leased(&[lease]);
+        let lease = lease(9, 2, 9);
+        pending.leased(SID, &[lease]);
         let again = pending.report("t").unwrap();
         assert_eq!(again.pieces, [piece(2), piece(3)]);
         pending.acknowledged(&again);
-        pending.leased(&[lease]);
+        pending.leased(SID, &[lease]);
         assert_eq!(pending.report("t"), None);
+    }
+
+    #[test]
+    fn what_other_relays_gave_is_not_reported() {
+        let mut pending = Pending::default();
+        // The leases of a content may be known before the work on it begins, ..
+        pending.leased(SID, &[lease(1, 0, 2)]);
+        pending.begin(Some(SID));
+        (0..4).for_each(|n| pending.piece(piece(n)));
+        let report = pending.report("t").unwrap();
+        assert_eq!(report.pieces, [piece(0), piece(1)]);
+        pending.acknowledged(&report);
+        // .. hold for no other, and outlive a new beginning.
+        let other = Sid([2; 32]);
+        pending.leased(other, &[lease(2, 0, 9)]);
+        assert_eq!(pending.report("t"), None);
+        pending.begin(Some(SID));
+        (0..4).for_each(|n| pending.piece(piece(n)));
+        assert_eq!(pending.report("t").unwrap().pieces, report.pieces);
+        pending.begin(Some(other));
+        pending.leased(other, &[lease(3, 3, 1)]);
+        (0..4).for_each(|n| pending.piece(piece(n)));
+        assert_eq!(pending.report("t").unwrap().pieces, [piece(3)]);
     }
 
     #[test]
@@ -162,6 +209,7 @@ mod tests {
         });
         let old = pending.report("t").unwrap();
         pending.begin(Some(SID));
+        pending.leased(SID, &[ALL]);
         pending.piece(piece(0));
         assert!(!pending.acknowledged(&old));
         assert_eq!(pending.report("t").unwrap().pieces.len(), 1);

@@ -1,6 +1,5 @@
 //! One relay task, from probe to seed.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +21,7 @@ use crate::control_client::ControlClient;
 use crate::manifest::records;
 use crate::origin_source::{etag_of, probe, same_host};
 use crate::state::DataDir;
-use crate::{ContentEvent, Session};
+use crate::{ContentEvent, PeerAt, Session};
 
 /// Between tries of what failed for a passing reason.
 const PAUSE: Duration = Duration::from_secs(2);
@@ -41,7 +40,7 @@ pub(super) struct Order {
 /// What control says of a content with each sync.
 #[derive(Clone, Debug, Default)]
 pub(super) struct News {
-    pub(super) peers: Vec<SocketAddr>,
+    pub(super) peers: Vec<PeerAt>,
     /// Records that this relay did not report to know. Lost ones come again with the next sync.
     pub(super) records: Vec<Signed>,
 }
@@ -49,7 +48,7 @@ pub(super) struct News {
 impl News {
     pub(super) fn of(info: &ContentInfo) -> Self {
         Self {
-            peers: info.peers.iter().map(|peer| peer.addr).collect(),
+            peers: info.peers.iter().map(PeerAt::from).collect(),
             records: records(info.manifest.as_ref()),
         }
     }
@@ -327,8 +326,12 @@ impl Work {
                 self.tell(held.holds(false));
                 None
             }
-            ContentEvent::Final { torrent } => {
-                held.became_final(&self.tools, torrent.as_deref());
+            ContentEvent::Final {
+                torrent,
+                names,
+                hashes,
+            } => {
+                held.became_final(&self.tools, torrent.as_deref(), names, hashes);
                 self.tell(held.holds(true));
                 None
             }

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 /// How long control may park a sync.
 pub(crate) const PARK: Duration = Duration::from_secs(25);
-/// A change goes out at once after so long a silence; those that follow go out together, so far apart.
+/// Under load reports go out so far apart, and what changes meanwhile goes out together.
 const GATHER: Duration = Duration::from_millis(50);
+/// After a silence so many go out at once: a new content begins with a few that each wait for the answer to the one before.
+const BURST: u32 = 8;
 /// Progress alone is told no more often than this.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// Parked syncs begin no more often than this, however much changes at control.
-const APART: Duration = Duration::from_millis(50);
 /// First and longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
@@ -31,6 +31,28 @@ pub(crate) enum Step {
     Wait(Option<Instant>),
 }
 
+/// Lets a few through at once, and then one every [`GATHER`].
+#[derive(Debug, Default)]
+struct Gate {
+    /// When all that went through would have, one every [`GATHER`].
+    paid_until: Option<Instant>,
+}
+
+impl Gate {
+    /// When the next may go through.
+    fn opens(&self, now: Instant) -> Instant {
+        let until = self
+            .paid_until
+            .and_then(|until| until.checked_sub(GATHER * (BURST - 1)));
+        until.map_or(now, |until| until.max(now))
+    }
+
+    fn passed(&mut self, now: Instant) {
+        let begins = self.paid_until.map_or(now, |until| until.max(now));
+        self.paid_until = Some(begins + GATHER);
+    }
+}
+
 /// The rhythm of one node's syncs: one parked, overtaken by reports.
 #[derive(Debug, Default)]
 pub(crate) struct Pace {
@@ -39,7 +61,9 @@ pub(crate) struct Pace {
     /// Progress is to be told then.
     progress: Option<Instant>,
     last_sent: Option<Instant>,
-    last_report: Option<Instant>,
+    reports: Gate,
+    /// Parked syncs, which must not be a flood however much changes at control.
+    parks: Gate,
     reporting: bool,
     parked: bool,
     /// Control does not park now: nothing is to be parked before then.
@@ -52,9 +76,7 @@ pub(crate) struct Pace {
 impl Pace {
     /// Something changed that control must know soon, and acknowledge.
     pub(crate) fn changed(&mut self, now: Instant) {
-        let due = self
-            .last_report
-            .map_or(now, |report| (report + GATHER).max(now));
+        let due = self.reports.opens(now);
         self.report.get_or_insert(due);
     }
 
@@ -90,7 +112,7 @@ impl Pace {
         if self.parked {
             return self.progress;
         }
-        let apart = self.last_sent.map_or(now, |sent| sent + APART);
+        let apart = self.parks.opens(now);
         let idle = self.park_after.map_or(apart, |after| after.max(apart));
         Some(self.progress.map_or(idle, |progress| progress.min(idle)))
     }
@@ -101,10 +123,13 @@ impl Pace {
         match kind {
             Kind::Report => {
                 self.report = None;
-                self.last_report = Some(now);
+                self.reports.passed(now);
                 self.reporting = true;
             }
-            Kind::Parked => self.parked = true,
+            Kind::Parked => {
+                self.parks.passed(now);
+                self.parked = true;
+            }
         }
     }
 
@@ -158,16 +183,6 @@ mod tests {
             "at once after a silence"
         );
         pace.sent(t0 + ms(5000), Kind::Report);
-        pace.answered(t0 + ms(5010), Kind::Report, None);
-        pace.changed(t0 + ms(5020));
-        pace.changed(t0 + ms(5040));
-        assert_eq!(
-            pace.next(t0 + ms(5040)),
-            Step::Wait(Some(t0 + ms(5050))),
-            "changes are gathered"
-        );
-        assert_eq!(pace.next(t0 + ms(5050)), Step::Send(Kind::Report));
-        pace.sent(t0 + ms(5050), Kind::Report);
         pace.changed(t0 + ms(5060));
         assert_eq!(
             pace.next(t0 + ms(9000)),
@@ -185,12 +200,33 @@ mod tests {
         assert_eq!(pace.next(t0 + ms(9000)), Step::Send(Kind::Report));
         pace.sent(t0 + ms(9000), Kind::Report);
         pace.answered(t0 + ms(9001), Kind::Report, None);
-        assert_eq!(
-            pace.next(t0 + ms(9001)),
-            Step::Wait(Some(t0 + ms(9050))),
-            "not a flood"
-        );
-        assert_eq!(pace.next(t0 + ms(9050)), Step::Send(Kind::Parked));
+        assert_eq!(pace.next(t0 + ms(9001)), Step::Send(Kind::Parked));
+    }
+
+    #[test]
+    fn a_few_go_out_at_once_and_then_they_are_gathered() {
+        for kind in [Kind::Report, Kind::Parked] {
+            let (mut pace, t0) = (Pace::default(), Instant::now());
+            if kind == Kind::Report {
+                pace.sent(t0, Kind::Parked);
+            }
+            let mut sent = Vec::new();
+            for millis in 5000..5400 {
+                let now = t0 + ms(millis);
+                if kind == Kind::Report {
+                    pace.changed(now);
+                }
+                if pace.next(now) == Step::Send(kind) {
+                    pace.sent(now, kind);
+                    sent.push(millis);
+                    // Answered at once.
+                    pace.answered(now, kind, None);
+                }
+            }
+            let burst = 5000..5000 + u64::from(BURST);
+            let steady = [5050, 5100, 5150, 5200, 5250, 5300, 5350];
+            assert_eq!(sent, burst.chain(steady).collect::<Vec<_>>(), "{kind:?}");
+        }
     }
 
     #[test]
@@ -241,6 +277,6 @@ mod tests {
         );
         pace.sent(now, Kind::Report);
         pace.answered(now, Kind::Report, None);
-        assert_eq!(pace.next(now + ms(50)), Step::Send(Kind::Parked));
+        assert_eq!(pace.next(now), Step::Send(Kind::Parked));
     }
 }

@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 
 use floodway_node::{Content, ContentEvent, ContentSpec, Growth, Session};
 use floodway_origin::Access;
+use floodway_proto::digest::{sha1, sha256};
 use floodway_proto::facts::{Accept, FactStore, PieceSpace};
 use floodway_proto::genesis::{FinalTorrents, Flavors, Genesis, GenesisFile, OriginIdentity};
 use floodway_proto::manifest::{Manifest, Sealer, Status};
 use floodway_proto::merkle::{piece_layer, piece_node};
-use floodway_proto::metainfo::Metainfo;
 use floodway_proto::record::{Fact, FinalNames, LeaseId, OriginDigest, SecretKey, Signed, State};
 use floodway_proto::torrents::Contents;
 use floodway_proto::{ByteRate, InfoHash, PieceIndex, SafeName, Sha256};
@@ -22,7 +22,7 @@ use crate::http::honest;
 use crate::kit::{Kit, PATIENCE, session, until};
 
 /// What control does about one content.
-struct Control {
+pub(crate) struct Control {
     genesis: Genesis,
     facts: FactStore,
     sealer: Sealer,
@@ -81,20 +81,28 @@ impl Control {
         self.checkpoint(&[fact], State::Open)
     }
 
-    /// As in [`Kit`].
+    /// As in [`Kit`]. The name is that of the v1 torrent.
     fn finalise(&mut self, kit: &Kit) -> (Vec<Signed>, InfoHash) {
+        let (records, names) = self.finalise_all(kit);
+        (records, names.v1.unwrap())
+    }
+
+    /// As in [`Kit`]: with the names of all forms.
+    pub(crate) fn finalise_all(&mut self, kit: &Kit) -> (Vec<Signed>, FinalNames) {
         let contents = Contents::of(&self.genesis, &self.facts).unwrap();
-        let info = contents.v1_info(&kit.pieces).unwrap();
-        let torrent = Metainfo::decode(&[b"d4:info", &info[..], b"e"].concat()).unwrap();
+        let roots = vec![self.facts.pieces_root(0)];
+        let v1 = contents.v1_info(&kit.pieces).unwrap();
+        let v2 = contents.v2_info(&roots).unwrap();
+        let hybrid = contents.hybrid_info(&kit.pieces, &roots).unwrap();
         let names = FinalNames {
-            roots: vec![self.facts.pieces_root(0)],
-            v1: Some(torrent.info_hash),
-            v2: None,
-            hybrid: None,
+            v1: Some(InfoHash(sha1(&v1).0)),
+            v2: Some(sha256(&v2)),
+            hybrid: Some((InfoHash(sha1(&hybrid).0), sha256(&hybrid))),
+            roots,
             origin_digest: OriginDigest::Absent,
         };
-        let records = self.checkpoint(&[], State::Final(Box::new(names)));
-        (records, torrent.info_hash)
+        let records = self.checkpoint(&[], State::Final(Box::new(names.clone())));
+        (records, names)
     }
 
     fn checkpoint(&mut self, fresh: &[Fact], state: State) -> Vec<Signed> {
@@ -109,7 +117,13 @@ impl Control {
         self.sealer.checkpoint(&self.facts, fresh, &status).unwrap()
     }
 
-    fn spec(&self, kit: &Kit, name: &str, is_relay: bool, known: &[Signed]) -> ContentSpec {
+    pub(crate) fn spec(
+        &self,
+        kit: &Kit,
+        name: &str,
+        is_relay: bool,
+        known: &[Signed],
+    ) -> ContentSpec {
         let mut manifest = Manifest::new(self.genesis.clone(), Accept::Sealed).unwrap();
         for record in known {
             manifest.apply(record).unwrap();
@@ -118,6 +132,7 @@ impl Control {
         let sid = self.genesis.sid();
         ContentSpec {
             names: vec![sid.truncated()],
+            info: None,
             sid: Some(sid),
             hashes: Hashes::Facts(growth.nodes()),
             identity: sid.0,
@@ -129,21 +144,21 @@ impl Control {
 }
 
 /// A relay that reads its origin no faster than this, and the test as its control.
-struct Site {
-    kit: Kit,
-    control: Control,
+pub(crate) struct Site {
+    pub(crate) kit: Kit,
+    pub(crate) control: Control,
     /// Kept: its contents end with it.
     _session: Session,
-    relay: Content,
+    pub(crate) relay: Content,
     events: mpsc::UnboundedReceiver<ContentEvent>,
-    peer: std::net::SocketAddr,
+    pub(crate) peer: std::net::SocketAddr,
     /// Pieces that are not sealed yet.
-    missing: u32,
+    pub(crate) missing: u32,
     sent: Arc<crate::http::Server>,
 }
 
 impl Site {
-    async fn new(length: usize, limit: ByteRate) -> Self {
+    pub(crate) async fn new(length: usize, limit: ByteRate) -> Self {
         let kit = Kit::new(length);
         let control = Control::new(&kit);
         let origin = honest(&kit).await;
@@ -171,7 +186,7 @@ impl Site {
     }
 
     /// The relay is to fetch everything.
-    fn lease(&self) {
+    pub(crate) fn lease(&self) {
         let all = 0..self.kit.layout.piece_count();
         self.relay.set_leases(vec![all]);
     }
@@ -191,14 +206,15 @@ impl Site {
     }
 
     /// Waits for a piece, and seals it.
-    async fn seal_next(&mut self) {
+    pub(crate) async fn seal_next(&mut self) -> Vec<Signed> {
         let (piece, node) = self.next_piece().await;
         let records = self.control.seal(piece, node);
-        self.relay.add_records(records);
+        self.relay.add_records(records.clone());
         self.missing -= 1;
+        records
     }
 
-    async fn seal_all(&mut self) {
+    pub(crate) async fn seal_all(&mut self) {
         while self.missing > 0 {
             self.seal_next().await;
         }
@@ -253,6 +269,7 @@ async fn others_have_the_first_pieces_while_the_relay_fetches_the_rest() {
     let stock = session(4).await;
     let leech = ContentSpec {
         names: vec![name],
+        info: None,
         sid: None,
         peers: vec![far.peer_addr()],
         ..site.kit.leech("stock")

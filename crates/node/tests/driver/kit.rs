@@ -59,6 +59,7 @@ impl Kit {
     pub(crate) fn leech(&self, name: &str) -> ContentSpec {
         ContentSpec {
             names: vec![Self::name()],
+            info: None,
             sid: Some(Sid([9; 32])),
             layout: self.layout.clone(),
             hashes: Hashes::V1(Arc::clone(&self.pieces)),

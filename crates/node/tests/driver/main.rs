@@ -5,3 +5,4 @@ mod growing;
 mod http;
 mod kit;
 mod peers;
+mod torrent;

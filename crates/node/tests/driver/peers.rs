@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use floodway_node::{AddError, ContentError, ContentSpec, State, Target};
+use floodway_node::{AddError, ContentError, ContentSpec, PeerAt, State, Target};
 use floodway_proto::{ByteRate, InfoHash};
 use floodway_swarm::Limits;
 use tokio::time::{Instant, timeout};
@@ -84,6 +84,37 @@ async fn one_byte_is_a_content() {
     let leech = leecher.add(kit.leech("leech")).await.unwrap();
     leech.add_peers(vec![seeder.peer_addr(), leecher.peer_addr()]);
     kit.completes(&leech).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stock_client_is_dialled_by_the_one_name_that_it_knows() {
+    let kit = Kit::new(MIB);
+    let (v1, v2) = (Kit::name(), InfoHash([0xa2; 20]));
+    let (stock, leecher) = (session(1).await, session(2).await);
+    let seed = ContentSpec {
+        names: vec![v2],
+        ..kit.seed(kit.write("seed", |_| ()))
+    };
+    stock.add(seed).await.unwrap();
+    let spec = ContentSpec {
+        names: vec![InfoHash([0x51; 20]), v1],
+        ..kit.leech("leech")
+    };
+    let leech = leecher.add(spec).await.unwrap();
+    let at = PeerAt {
+        addr: stock.peer_addr(),
+        name: Some(v2),
+    };
+    // While the name is not known here the address is of no use.
+    leech.add_peers([at]);
+    leech.add_name(v2).unwrap();
+    leech.add_peers([at]);
+    kit.completes(&leech).await;
+    let refused = "floodway_inbound_refused_total 0\n";
+    assert!(
+        stock.metrics().render().contains(refused),
+        "no other name was tried"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,8 +12,8 @@ use axum::{Json, Router};
 use floodway_api::HexBytes;
 use floodway_api::rest::{Enrol, Enrolled, ErrorBody, ErrorDetail, Role};
 use floodway_api::sync::{
-    Ask, ContentInfo, Grant, PeerInfo, PieceReport, RangeLease, RelayContent, RelayOrder,
-    RelaySource, SyncReply, SyncRequest, TaskOrder, TaskReport,
+    Ask, ContentInfo, Grant, OfflineOrigin, PeerInfo, PieceReport, Policy, RangeLease,
+    RelayContent, RelayOrder, RelaySource, SyncReply, SyncRequest, TaskOrder, TaskReport,
 };
 use floodway_proto::capability::CapabilityKey;
 use floodway_proto::genesis::{FinalTorrents, Flavors, Genesis, GenesisFile, OriginIdentity};
@@ -35,6 +35,10 @@ pub(crate) struct Script {
     pub(crate) agent_task: bool,
     /// Tickets are granted.
     pub(crate) tickets: bool,
+    /// What nodes may do while control is away.
+    pub(crate) offline_origin: OfflineOrigin,
+    /// Control is away: every sync fails.
+    pub(crate) away: bool,
 }
 
 /// What the nodes have said.
@@ -192,6 +196,9 @@ async fn sync(
     else {
         return refused(StatusCode::UNAUTHORIZED);
     };
+    if control.state().0.away {
+        return StatusCode::SERVICE_UNAVAILABLE.into_response();
+    }
     let mut changed = control.inner.changed.subscribe();
     if control.take_in(&token, &request) {
         control.news();
@@ -271,6 +278,9 @@ impl Control {
         let mut reply = SyncReply {
             version,
             interval_ms: 15_000,
+            policy: Policy {
+                offline_origin: script.offline_origin,
+            },
             ..SyncReply::default()
         };
         if token == "relay" {

@@ -2,10 +2,11 @@
 
 use std::future::pending;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::common::{Origin, loopback, random, spec};
 use crate::control::{Control, Script, TASK};
-use floodway_api::sync::AgentState;
+use floodway_api::sync::{AgentState, OfflineOrigin};
 use floodway_node::agent::{self, AgentSettings};
 use floodway_node::get::{self, ControlAccess, GetSpec};
 use floodway_node::relay::{self, HttpSide, RelaySettings};
@@ -356,6 +357,49 @@ async fn without_control_get_falls_back_by_policy_and_says_so() {
         report.reasons
     );
     assert_eq!(refused.unwrap_err().exit_code(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_that_keeps_nodes_from_the_origin_is_obeyed_while_control_is_away() {
+    for policy in [OfflineOrigin::Deny, OfflineOrigin::Floor] {
+        let site = site(Script {
+            agent_task: true,
+            offline_origin: policy,
+            ..Script::default()
+        })
+        .await;
+        // The daemon waits for control, however long; the user is told.
+        let agent = agent(&site.control, &site.path("agent")).await;
+        let folder = site.path("get");
+        std::fs::create_dir(&folder).unwrap();
+        let spec = GetSpec {
+            control: Some(ControlAccess {
+                address: site.control.address.clone(),
+                token: "join".into(),
+            }),
+            ..spec(site.origin.url.parse().unwrap(), &folder)
+        };
+        let get = tokio::spawn(get::run(spec, pending(), |_| ()));
+        site.control
+            .until("both ask for the origin", |said| {
+                let asking = |request: &floodway_api::sync::SyncRequest| !request.asks.is_empty();
+                (said.agents.values().filter(|said| asking(said)).count() == 2).then_some(())
+            })
+            .await;
+        site.control.script(|script| script.away = true);
+        let error = get.await.unwrap().unwrap_err();
+        assert_eq!(error.exit_code(), 5, "{policy:?}: {error}");
+        assert!(error.to_string().contains("offline_origin"), "{error}");
+        // As long again as it took `get` to count control as away.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        assert_eq!(site.origin.sent(), 0, "{policy:?}");
+        site.control
+            .script(|script| (script.away, script.tickets) = (false, true));
+        site.control
+            .report("verified", |report| report.state == AgentState::Verified)
+            .await;
+        agent.stop().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -46,6 +46,36 @@ async fn a_range_beyond_the_end_is_cut_when_the_length_is_unknown() {
 }
 
 #[tokio::test]
+async fn a_document_is_read_whole_or_not_at_all() {
+    let server = Server::start(|seen| match seen.path.as_str() {
+        "/none" => Reply::raw("204 No Content", &[], b""),
+        "/gone" => Reply::new("404 Not Found", &[], b"x"),
+        _ => Reply::new("200 OK", &[("ETag", "\"7.9\"")], &[7; 1000]),
+    })
+    .await;
+    let (origin, guard) = (origin(), Guard::unmetered());
+    let bearer = Bearer::new("t");
+    let read = async |path: &str, limit| {
+        let url = server.url(path);
+        origin.document(&url, Some(&bearer), limit, &guard).await
+    };
+    assert_eq!(read("/all", 1000).await.unwrap(), Some(vec![7; 1000]));
+    assert_eq!(read("/none", 1000).await.unwrap(), None);
+    let long = read("/all", 999).await.unwrap_err();
+    assert!(
+        matches!(long, OriginError::TooLong { expected: 999, .. }),
+        "{long}"
+    );
+    let gone = read("/gone", 1000).await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+    let seen = server.seen();
+    assert!(
+        seen.iter()
+            .all(|seen| seen.header("authorization") == Some("Bearer t"))
+    );
+}
+
+#[tokio::test]
 async fn every_body_byte_is_counted_by_the_guard() {
     let server = Server::honest(data(5000)).await;
     let (origin, guard) = (origin(), Guard::unmetered());

@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::{Accept, Claim, FactStore, NodeAt, Trust, runs};
 use crate::merkle::{GROUP_LAYERS, Tree, piece_layer};
 use crate::record::Fact;
+use crate::wire::HashRequest;
 use crate::{Layout, Sha256};
 
 impl FactStore {
@@ -118,6 +119,20 @@ impl FactStore {
     /// BEP 52's `pieces root` of a file, once it follows from what is sealed. An empty file has none.
     pub fn pieces_root(&self, file: u16) -> Option<Sha256> {
         self.tree(file).ok()?.root()
+    }
+
+    /// Hashes of a file's pieces and what proves them, for others (BEP 52): `base_layer` must be the pieces' layer, as no
+    /// lower ones are kept; the rest as in [`Tree::hashes`]. `None`: not to be had here.
+    pub fn hashes(&self, file: u16, request: &HashRequest) -> Option<Vec<Sha256>> {
+        let tree = self.tree(file).ok()?;
+        let is_pieces = request.base_layer == u32::from(tree.piece_layer());
+        let HashRequest {
+            index,
+            length,
+            proof_layers,
+            ..
+        } = *request;
+        is_pieces.then(|| tree.hashes(index, length, proof_layers))?
     }
 
     /// True when the length and the roots of all files are known.

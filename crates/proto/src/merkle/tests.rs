@@ -383,3 +383,110 @@ proptest! {
         }
     }
 }
+
+/// A peer's side of BEP 52: the root that `hashes` of the pieces from `index` on and their uncles lead to.
+fn root_by_proof(hashes: &[Sha256], length: u32, index: u32) -> Sha256 {
+    let (pieces, uncles) = hashes.split_at(length as usize);
+    let mut level = pieces.to_vec();
+    while level.len() > 1 {
+        level = level
+            .chunks(2)
+            .map(|pair| parent(pair[0], pair[1]))
+            .collect();
+    }
+    let mut at = index >> length.trailing_zeros();
+    let fold = |node, &uncle| {
+        let is_left = at.is_multiple_of(2);
+        at /= 2;
+        if is_left {
+            parent(node, uncle)
+        } else {
+            parent(uncle, node)
+        }
+    };
+    uncles.iter().fold(level[0], fold)
+}
+
+fn complete_tree(pieces: u32) -> Tree {
+    let layout = Layout::new(Some(u64::from(pieces) * 2 * LEAF - 5), 2 * LEAF_LENGTH).unwrap();
+    let mut tree = Tree::new(&layout).unwrap();
+    for piece in 0..pieces {
+        let hash = digest::sha256(&piece.to_be_bytes());
+        tree.insert_piece(PieceIndex(piece), hash).unwrap();
+    }
+    tree
+}
+
+#[test]
+fn hashes_for_others_lead_to_the_root() {
+    // Across powers of two and groups; libtorrent asks for one hash where one piece is left.
+    for pieces in [2, 3, 4, 5, 511, 512, 513, 1024, 1025, 1600] {
+        let tree = complete_tree(pieces);
+        let above = u32::from(tree.root_layer().unwrap() - tree.piece_layer());
+        for length in (0..=9).map(|layers| 1 << layers) {
+            if length > 1 << above {
+                assert_eq!(
+                    tree.hashes(0, length, above - 1),
+                    None,
+                    "wider than the tree"
+                );
+                continue;
+            }
+            for index in (0..1 << above).step_by(length as usize) {
+                let hashes = tree.hashes(index, length, above - 1).unwrap();
+                let uncles = above - length.trailing_zeros();
+                assert_eq!(hashes.len(), (length + uncles) as usize);
+                let root = root_by_proof(&hashes, length, index);
+                assert_eq!(Some(root), tree.root(), "{pieces}: {length} from {index}");
+            }
+        }
+    }
+}
+
+#[test]
+fn hashes_for_others_have_limits() {
+    let tree = complete_tree(1600);
+    let hashes = |index, length, proof| tree.hashes(index, length, proof).map(|all| all.len());
+    // 11 layers above the pieces.
+    assert_eq!(hashes(0, 512, 10), Some(512 + 2));
+    assert_eq!(
+        hashes(0, 512, 8),
+        Some(512),
+        "they prove so many layers themselves"
+    );
+    assert_eq!(hashes(0, 512, 0), Some(512));
+    assert_eq!(
+        hashes(1536, 512, 10),
+        Some(512 + 2),
+        "beyond the end are zeros"
+    );
+    for (index, length, proof) in [
+        (0, 0, 10),
+        (0, 3, 10),
+        (0, 1024, 10),
+        (256, 512, 10),
+        (2048, 512, 10),
+        (u32::MAX - 511, 512, 10),
+        (0, 512, 11),
+        (0, 512, u32::MAX),
+    ] {
+        assert_eq!(
+            hashes(index, length, proof),
+            None,
+            "{index} {length} {proof}"
+        );
+    }
+    // A file of one piece has no layer of pieces under its root.
+    let layout = Layout::new(Some(LEAF), 2 * LEAF_LENGTH).unwrap();
+    let mut small = Tree::new(&layout).unwrap();
+    small.insert_piece(PieceIndex(0), Sha256([1; 32])).unwrap();
+    assert_eq!(small.hashes(0, 1, 0), None);
+    // What is not known is not given.
+    let mut tree = Tree::new(&Layout::new(Some(4 * LEAF), LEAF_LENGTH).unwrap()).unwrap();
+    for piece in 0..3 {
+        tree.insert_piece(PieceIndex(piece), Sha256([1; 32]))
+            .unwrap();
+    }
+    assert_eq!(tree.hashes(0, 2, 1), None);
+    assert_eq!(tree.hashes(2, 2, 1), None);
+}

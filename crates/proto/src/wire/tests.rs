@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::record::Head;
-use crate::{NodeId, Sid};
+use crate::{NodeId, Sha256, Sid};
 
 fn encoded(message: &Message) -> Bytes {
     let mut out = Vec::new();
@@ -34,6 +34,16 @@ fn a_handshake_has_68_bytes_and_its_bits_in_place() {
     other[20..28].copy_from_slice(&[0x80, 0, 0, 0, 0, 0, 0, 0x13]);
     let read = Handshake::decode(&other).unwrap();
     assert!(!read.extensions && !read.fast);
+}
+
+fn hash_request() -> HashRequest {
+    HashRequest {
+        pieces_root: Sha256([1; 32]),
+        base_layer: 4,
+        index: 512,
+        length: 2,
+        proof_layers: 9,
+    }
 }
 
 #[test]
@@ -82,6 +92,20 @@ fn messages_have_the_bytes_of_the_specifications() {
         assert_eq!(encoded(&message), bytes, "{message:?}");
         assert_eq!(one(bytes), Ok(Some(Frame::Message(message))));
     }
+    let hashes = [[7; 32], [8; 32]].concat();
+    let fields = b"\0\0\0\x04\0\0\x02\0\0\0\0\x02\0\0\0\x09";
+    let mut named = vec![0, 0, 0, 49, 21];
+    named.extend([1; 32]);
+    named.extend(fields);
+    assert_eq!(encoded(&Message::HashRequest(hash_request())), named);
+    named[4] = 23;
+    assert_eq!(encoded(&Message::HashReject(hash_request())), named);
+    named[3..5].copy_from_slice(&[49 + 64, 22]);
+    named.extend(&hashes);
+    assert_eq!(
+        encoded(&Message::Hashes(hash_request(), hashes.into())),
+        named
+    );
     let unknown = Message::Unknown { id: 99, length: 3 };
     assert_eq!(
         one(b"\0\0\0\x03\x63ab"),
@@ -170,6 +194,23 @@ fn fixed_messages_have_one_length() {
                 assert_eq!(result.is_ok(), length == right, "{id} {length}");
             }
         }
+    }
+    // Hashes are whole, and not more than a request can ask for.
+    for (length, is_right) in [
+        (49 + 32, true),
+        (49 + 32 * 576, true),
+        (49, false),
+        (49 + 33, false),
+        (49 + 32 * 577, false),
+    ] {
+        let mut bytes = u32::to_be_bytes(length).to_vec();
+        bytes.push(22);
+        assert_eq!(one(&bytes).is_ok(), is_right, "{length}");
+    }
+    for id in [21, 23] {
+        assert!(one(&[0, 0, 0, 49, id]).is_ok());
+        assert!(one(&[0, 0, 0, 48, id]).is_err());
+        assert!(one(&[0, 0, 0, 50, id]).is_err());
     }
     assert!(one(b"\0\0\0\x08\x07\0\0\0\0\0\0\0").is_err());
     assert!(one(b"\0\0\0\x01\x14").is_err());
@@ -265,6 +306,33 @@ fn a_hostile_extension_handshake_is_refused() {
     ));
 }
 
+fn hash_requests() -> impl Strategy<Value = HashRequest> {
+    any::<([u8; 32], u32, u32, u32, u32)>().prop_map(
+        |(root, base_layer, index, length, proof_layers)| HashRequest {
+            pieces_root: Sha256(root),
+            base_layer,
+            index,
+            length,
+            proof_layers,
+        },
+    )
+}
+
+fn metadata_message() -> impl Strategy<Value = MetadataMessage> {
+    let data = || prop::collection::vec(any::<u8>(), 0..100).prop_map(Bytes::from);
+    prop_oneof![
+        any::<u32>().prop_map(|piece| MetadataMessage::Request { piece }),
+        any::<u32>().prop_map(|piece| MetadataMessage::Reject { piece }),
+        (any::<(u32, u32)>(), data()).prop_map(|((piece, total_size), data)| {
+            MetadataMessage::Data {
+                piece,
+                total_size,
+                data,
+            }
+        }),
+    ]
+}
+
 fn message() -> impl Strategy<Value = Message> {
     let payload = || prop::collection::vec(any::<u8>(), 0..100).prop_map(Bytes::from);
     let request = || {
@@ -282,6 +350,11 @@ fn message() -> impl Strategy<Value = Message> {
         request().prop_map(Message::Request),
         request().prop_map(Message::Reject),
         any::<u16>().prop_map(Message::Port),
+        hash_requests().prop_map(Message::HashRequest),
+        hash_requests().prop_map(Message::HashReject),
+        (hash_requests(), 1..600usize)
+            .prop_filter("a limit", |(_, count)| *count <= 576)
+            .prop_map(|(request, count)| Message::Hashes(request, vec![7; 32 * count].into())),
         (any::<u8>(), payload()).prop_map(|(id, payload)| Message::Extended { id, payload }),
     ]
 }
@@ -340,6 +413,26 @@ proptest! {
     }
 
     #[test]
+    fn metadata_messages_round_trip(message in metadata_message()) {
+        prop_assert_eq!(MetadataMessage::decode(&message.encode().into()), Ok(message));
+    }
+
+    #[test]
+    fn an_info_dict_comes_in_pieces(length in 0usize..70_000) {
+        let info: Bytes = (0..=u8::MAX).cycle().take(length).collect();
+        let mut read = Vec::new();
+        for piece in 0.. {
+            let Some(MetadataMessage::Data { piece: sent, total_size, data }) = MetadataMessage::data_of(&info, piece) else {
+                break;
+            };
+            prop_assert_eq!((sent, total_size as usize), (piece, length));
+            read.extend_from_slice(&data);
+        }
+        prop_assert_eq!(read, info.to_vec());
+        prop_assert_eq!(MetadataMessage::data_of(&info, u32::MAX), None);
+    }
+
+    #[test]
     fn claims_round_trip(gaps in prop::collection::vec((1u32..1000, 1u32..1000), 0..=HttpClaims::RANGES_LIMIT)) {
         let mut end = 0;
         let ranges = gaps.into_iter().map(|(gap, count)| {
@@ -377,6 +470,60 @@ fn claims_that_are_no_short_ascending_list_are_refused() {
             HttpClaims::decode(&encode(bad)),
             Err(WireError::Claims),
             "{bad:?}"
+        );
+    }
+}
+
+#[test]
+fn metadata_messages_have_the_bytes_of_bep_9() {
+    let read = |bytes: &[u8]| MetadataMessage::decode(&Bytes::copy_from_slice(bytes));
+    for (message, bytes) in [
+        (
+            MetadataMessage::Request { piece: 0 },
+            &b"d8:msg_typei0e5:piecei0ee"[..],
+        ),
+        (
+            MetadataMessage::Data {
+                piece: 1,
+                total_size: 34256,
+                data: Bytes::from_static(b"xyz"),
+            },
+            b"d8:msg_typei1e5:piecei1e10:total_sizei34256eexyz",
+        ),
+        (
+            MetadataMessage::Reject { piece: 2 },
+            b"d8:msg_typei2e5:piecei2ee",
+        ),
+    ] {
+        assert_eq!(message.encode(), bytes);
+        assert_eq!(read(bytes), Ok(message));
+    }
+    // Of a later version; and bytes of a lenient client behind a request.
+    assert_eq!(read(b"d8:msg_typei9ee"), Ok(MetadataMessage::Unknown));
+    let request = MetadataMessage::Request { piece: 3 };
+    assert_eq!(read(b"d8:msg_typei0e5:piecei3eexx"), Ok(request));
+}
+
+#[test]
+fn hostile_metadata_messages_are_refused() {
+    let mut long = b"d8:msg_typei1e5:piecei0e10:total_sizei1ee".to_vec();
+    long.resize(long.len() + 16 * 1024 + 1, 0);
+    for bytes in [
+        &b""[..],
+        b"i0e",
+        b"d8:msg_type",
+        b"de",
+        b"d8:msg_typei0ee",
+        b"d8:msg_typei0e5:piecei-1ee",
+        b"d8:msg_typei0e5:piecei4294967296ee",
+        b"d8:msg_typei1e5:piecei0ee",
+        b"d8:msg_type1:05:piecei0ee",
+        &long,
+    ] {
+        let refused = MetadataMessage::decode(&Bytes::copy_from_slice(bytes)).unwrap_err();
+        assert!(
+            matches!(refused, WireError::Metadata(_)) && refused.is_peers_fault(),
+            "{refused}"
         );
     }
 }

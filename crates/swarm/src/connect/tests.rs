@@ -41,11 +41,14 @@ impl Play {
     }
 
     fn up(&mut self, key: u64, addr: &str, inbound: bool) {
+        self.up_at(100, key, addr, inbound, false);
+    }
+
+    fn up_at(&mut self, millis: u64, key: u64, addr: &str, inbound: bool, fast: bool) {
         let (peer, addr) = (PeerKey(key), addr.parse().unwrap());
         let name = PeerName([5; 20]);
-        let fast = false;
         self.feed(
-            100,
+            millis,
             Input::PeerUp {
                 peer,
                 addr,
@@ -88,4 +91,60 @@ fn the_connection_that_the_smaller_name_dialled_is_kept() {
         play.up(2, FROM, true);
         assert_eq!(play.dropped, [PeerKey(1 + u64::from(!kept_is_inbound))]);
     }
+}
+
+#[test]
+fn an_own_node_that_is_connected_already_is_not_dialled_again_and_again() {
+    // Own nodes speak BEP 6: a connection that ends at once brings not even a bitfield.
+    for (own, outbound_first) in [(9, true), (9, false), (1, true), (1, false)] {
+        let mut play = Play::new(own);
+        play.feed(0, Input::PeersFound(vec![LISTENS.parse().unwrap()]));
+        let (dialled, inbound) = ((1, LISTENS, false), (2, FROM, true));
+        let order = if outbound_first {
+            [dialled, inbound]
+        } else {
+            [inbound, dialled]
+        };
+        for (key, addr, inbound) in order {
+            play.up_at(100, key, addr, inbound, true);
+        }
+        assert_eq!(play.dropped.len(), 1);
+        for second in 1..300 {
+            play.feed(second * 1000, Input::Tick);
+        }
+        assert_eq!(
+            play.dialled.len(),
+            1,
+            "{own}, outbound first: {outbound_first}"
+        );
+    }
+}
+
+#[test]
+fn a_second_connection_gives_the_first_its_address() {
+    let mut play = Play::new(9);
+    play.feed(0, Input::PeersFound(vec![LISTENS.parse().unwrap()]));
+    play.up_at(50, 2, FROM, true, true);
+    play.up_at(100, 1, LISTENS, false, true);
+    assert_eq!(play.dropped, [PeerKey(1)]);
+    play.feed(300_000, Input::PeerDown { peer: PeerKey(2) });
+    play.feed(303_000, Input::Tick);
+    assert_eq!(play.dialled.len(), 2, "it is dialled where it listens");
+}
+
+#[test]
+fn who_hangs_up_at_once_every_time_is_dialled_less_and_less_often() {
+    let mut play = Play::new(1);
+    play.feed(0, Input::PeersFound(vec![LISTENS.parse().unwrap()]));
+    let (mut key, mut answered) = (0, 0);
+    for tenth in 1..600 {
+        play.feed(tenth * 100, Input::Tick);
+        if play.dialled.len() > answered {
+            answered += 1;
+            key += 1;
+            play.up_at(tenth * 100, key, LISTENS, false, true);
+            play.feed(tenth * 100, Input::PeerDown { peer: PeerKey(key) });
+        }
+    }
+    assert!((4..=8).contains(&answered), "{answered} times in a minute");
 }

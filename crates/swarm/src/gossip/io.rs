@@ -8,6 +8,7 @@ use floodway_proto::record::{Head, Signed};
 use floodway_proto::wire::ManifestMessage;
 use floodway_proto::{Sha256, Time};
 
+use super::http::{HttpAnswer, HttpQuestion};
 use crate::PeerKey;
 
 /// How a node takes part.
@@ -72,13 +73,19 @@ pub enum GossipInput {
     },
     /// A record came from control, over HTTP or from disk.
     Record(Signed),
-    /// The hashes under a node came over HTTP.
+    /// The hashes under a node, which this node computed itself.
     Hashes {
         /// The node.
         node: NodeAt,
         /// Of all pieces under it.
         hashes: Vec<Sha256>,
     },
+    /// Somebody can be asked over HTTP from now on, or nobody any more: without, no questions are put.
+    Help(bool),
+    /// Somebody new can be asked over HTTP, or there are records that this node does not know.
+    MoreMayBeKnown,
+    /// What came of the question that was put over HTTP.
+    Answered(HttpAnswer),
     /// A neighbour has pieces that cannot be verified here: it can say what they must hash to.
     Lacking {
         /// Whose HAVE it was.
@@ -115,11 +122,11 @@ pub enum GossipOutput {
     StateChanged,
     /// A record from outside does not count, or control or a relay contradicted itself: worth an alarm.
     Refused(Refusal),
-    /// For a while nothing new came from the neighbours: ask a relay, then control, over HTTP for what is newer.
-    AskHttp {
-        /// All up to here is known.
-        have: Head,
-    },
+    /// Neighbours do not help: ask a relay, or else control, over HTTP. Say what came of it by
+    /// [`Answered`](GossipInput::Answered); until then no other question is put.
+    AskHttp(HttpQuestion),
+    /// Whoever answered last over HTTP sent what no honest node would: do not ask it again.
+    HttpFault,
     /// Nothing is left to do until then, or (`None`) until an input.
     WakeAt(Option<Time>),
 }

@@ -1,4 +1,4 @@
-//! What to ask for: missing records, hashes under sealed nodes; and when to ask a relay over HTTP instead.
+//! What to ask neighbours for: missing records, hashes under sealed nodes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -117,6 +117,14 @@ impl Stall {
         Self {
             since: now,
             pause: STALL,
+        }
+    }
+
+    /// The next time is later, as long as nothing new comes.
+    pub(super) fn after(now: Time, before: &Self) -> Self {
+        Self {
+            since: now,
+            pause: (before.pause * 2).min(STALL_MAX),
         }
     }
 
@@ -347,19 +355,6 @@ impl Gossip {
                     .push((pieces.clone(), now + REFUSED_FOR));
             }
         }
-    }
-
-    pub(super) fn watch_for_stall(&mut self, now: Time) {
-        if now < self.stall.due_at() || !self.is_moving() {
-            return;
-        }
-        self.stall = Stall {
-            since: now,
-            pause: (self.stall.pause * 2).min(STALL_MAX),
-        };
-        let have = self.manifest.complete_to();
-        self.outputs
-            .push_back(super::GossipOutput::AskHttp { have });
     }
 }
 

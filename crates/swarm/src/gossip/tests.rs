@@ -12,6 +12,7 @@ use floodway_proto::{SafeName, digest};
 
 use super::*;
 
+mod http;
 mod net;
 
 use net::Net;
@@ -452,40 +453,6 @@ fn wrong_hashes_end_the_connection_and_others_are_asked() {
         matches!(asked_again[..], [ManifestMessage::GetFacts { .. }]),
         "{asked_again:?}"
     );
-}
-
-#[test]
-fn silence_is_noticed() {
-    // T23: the neighbours stopped at one record.
-    let mut control = Control::new(64);
-    let mut gossip = agent(64);
-    feed(&mut gossip, 0, up(A));
-    for record in control.seal([]).into_iter().chain(control.seal([0])) {
-        feed(&mut gossip, 1000, says(A, ManifestMessage::Record(record)));
-    }
-    let have = control.sealer.head();
-    let mut asked = Vec::new();
-    let mut now = 1000;
-    while now < 120_000 {
-        let GossipOutput::WakeAt(Some(at)) = gossip.poll_output() else {
-            panic!("it sleeps for good");
-        };
-        now = at.as_nanos() / 1_000_000;
-        for output in feed(&mut gossip, now, GossipInput::Tick) {
-            if output == (GossipOutput::AskHttp { have }) {
-                asked.push(now);
-            }
-        }
-    }
-    assert_eq!(asked, [6000, 16_000, 36_000, 76_000, 136_000]);
-    // Something new from there sets it right.
-    for record in control.seal([1]) {
-        feed(&mut gossip, 137_000, GossipInput::Record(record));
-    }
-    assert!(feed(&mut gossip, 141_999, GossipInput::Tick).is_empty());
-    let have = control.sealer.head();
-    let outputs = feed(&mut gossip, 142_000, GossipInput::Tick);
-    assert_eq!(outputs, [GossipOutput::AskHttp { have }]);
 }
 
 /// 100 GB in pieces of 4 MiB.

@@ -14,8 +14,9 @@ def say(**event):
     print(json.dumps(event), flush=True)
 
 
-def transfer(torrent, folder, address):
-    """Seeds or downloads: whatever the folder makes of it. Prints `listening`, then `done` when it has everything."""
+def transfer(source, folder, address):
+    """Seeds or downloads, by a torrent file or a magnet link: whatever the folder makes of it. Prints `listening`, with a
+    magnet link `metadata`, then `done` when it has everything."""
     session = lt.session({
         "listen_interfaces": address,
         "enable_dht": False,
@@ -28,8 +29,10 @@ def transfer(torrent, folder, address):
         | lt.alert.category_t.tracker_notification | lt.alert.category_t.status_notification
         | lt.alert.category_t.connect_notification | lt.alert.category_t.storage_notification,
     })
-    params = lt.add_torrent_params()
-    params.ti = lt.torrent_info(torrent)
+    is_magnet = source.startswith("magnet:")
+    params = lt.parse_magnet_uri(source) if is_magnet else lt.add_torrent_params()
+    if not is_magnet:
+        params.ti = lt.torrent_info(source)
     params.save_path = folder
     params.flags &= ~lt.torrent_flags.auto_managed
     params.flags &= ~lt.torrent_flags.paused
@@ -40,6 +43,9 @@ def transfer(torrent, folder, address):
         session.wait_for_alert(100)
         for alert in session.pop_alerts():
             print(alert.what(), alert, file=sys.stderr, flush=True)
+            if isinstance(alert, lt.metadata_received_alert):
+                hashes = handle.info_hashes()
+                say(event="metadata", v1=hashes.has_v1(), v2=hashes.has_v2())
             # Only now the file is whole: what was verified may still be on its way to it.
             if isinstance(alert, lt.cache_flushed_alert):
                 say(event="done", payload=handle.status().total_payload_download)

@@ -175,7 +175,7 @@ fn bytes(records: &[(u64, Signed)]) -> usize {
 
 #[test]
 fn a_fact_after_silence_is_signed_at_once() {
-    let mut growing = growing(100 << 20);
+    let mut growing = growing(1 << 30);
     let arrivals: Vec<(u64, u32)> = (0..20)
         .map(|piece| (1000 + u64::from(piece) * 600, piece))
         .collect();

@@ -9,8 +9,9 @@ use floodway_node::{GetEvent, Progress, State, Step};
 use serde::Serialize;
 use serde_json::json;
 
+use crate::human;
 use crate::progress::Progress as Line;
-use crate::{human, say};
+use crate::say::{self, Out};
 
 /// How often progress is told to programs.
 const JSON_PERIOD: Duration = Duration::from_secs(1);
@@ -20,11 +21,14 @@ const JSON_PERIOD: Duration = Duration::from_secs(1);
 pub(crate) struct View(Arc<Mutex<Inner>>);
 
 struct Inner {
+    out: Out,
     json: bool,
     quiet: bool,
     line: Line,
     name: String,
     next_json: Instant,
+    /// What was waited for when it was last said.
+    waited: Option<String>,
     /// The report has been told: nothing comes after it.
     done: bool,
 }
@@ -37,17 +41,20 @@ struct Done<'a> {
 }
 
 impl View {
-    pub(crate) fn new(json: bool, quiet: bool, source: &GetSource) -> Self {
+    /// `out`: where results and, with `json`, events go. When it is not stdout, that is where the file goes.
+    pub(crate) fn new(json: bool, quiet: bool, source: &GetSource, out: Out) -> Self {
         let name = match source {
             GetSource::Torrent(torrent) => torrent.info.name.to_string(),
             GetSource::Url(_) | GetSource::Sid(_) => String::new(),
         };
         Self(Arc::new(Mutex::new(Inner {
+            out,
             json,
             quiet,
             line: Line::new(json || quiet),
             name,
             next_json: Instant::now() + JSON_PERIOD,
+            waited: None,
             done: false,
         })))
     }
@@ -91,9 +98,13 @@ impl Inner {
         }
     }
 
-    fn waiting(&self, what: &str) {
+    fn waiting(&mut self, what: &str) {
+        if self.waited.as_deref() == Some(what) {
+            return;
+        }
+        self.waited = Some(what.to_owned());
         if self.json {
-            say::json(&json!({"event": "waiting", "for": what}));
+            self.out.json(&json!({"event": "waiting", "for": what}));
         } else {
             self.say(&format!("waiting: {what}"));
         }
@@ -101,9 +112,19 @@ impl Inner {
 
     fn found(&mut self, path: &Path, length: Option<u64>) {
         if self.json {
-            say::json(&json!({"event": "found", "path": path.to_string_lossy(), "length": length}));
+            let shown = self.shown(path).to_string_lossy();
+            self.out
+                .json(&json!({"event": "found", "path": shown, "length": length}));
         }
         self.name = name(path);
+    }
+
+    /// What the file's path is for others.
+    fn shown<'a>(&self, path: &'a Path) -> &'a Path {
+        match self.out {
+            Out::Stdout => path,
+            Out::Stderr => Path::new("-"),
+        }
     }
 
     fn step(&self, step: Step, t_unix_us: u64) {
@@ -111,11 +132,14 @@ impl Inner {
             return;
         }
         match step {
-            Step::FirstByte => say::json(&json!({"event": "first_byte", "t_unix_us": t_unix_us})),
+            Step::FirstByte => self
+                .out
+                .json(&json!({"event": "first_byte", "t_unix_us": t_unix_us})),
             Step::FirstVerifiedPiece => {
-                say::json(&json!({"event": "first_verified_piece", "t_unix_us": t_unix_us}));
+                self.out
+                    .json(&json!({"event": "first_verified_piece", "t_unix_us": t_unix_us}));
             }
-            Step::Facts { verifiable, pieces } => say::json(&json!({
+            Step::Facts { verifiable, pieces } => self.out.json(&json!({
                 "event": "facts",
                 "t_unix_us": t_unix_us,
                 "verifiable": verifiable,
@@ -126,7 +150,7 @@ impl Inner {
 
     fn reason(&self, reason: &str) {
         if self.json && !self.done {
-            say::json(&json!({"event": "reason", "reason": reason}));
+            self.out.json(&json!({"event": "reason", "reason": reason}));
         }
     }
 
@@ -137,7 +161,7 @@ impl Inner {
         let counters = progress.counters;
         if self.json && Instant::now() >= self.next_json {
             self.next_json = Instant::now() + JSON_PERIOD;
-            say::json(&json!({
+            self.out.json(&json!({
                 "event": "progress",
                 "bytes": progress.have_bytes,
                 "length": progress.length,
@@ -160,11 +184,12 @@ impl Inner {
             return;
         }
         if self.json {
-            say::json(&Done {
-                event: "done",
-                report,
-            });
-            return;
+            let report = &GetReport {
+                path: self.shown(&report.path).to_owned(),
+                ..report.clone()
+            };
+            let event = "done";
+            return self.out.json(&Done { event, report });
         }
         self.line.clear();
         let fetched = report.peer_bytes + report.relay_bytes + report.origin_bytes;
@@ -174,19 +199,21 @@ impl Inner {
         } else {
             sources
         };
-        say::line(format_args!(
+        self.out.line(format_args!(
             "{}  {} in {:.1}s ({})  {sources}",
-            report.path.display(),
+            self.shown(&report.path).display(),
             human::bytes(report.bytes),
             report.seconds,
             human::rate(per_second(fetched, report.seconds)),
         ));
         match report.sha256 {
-            Some(sha256) => say::line(format_args!(
+            Some(sha256) => self.out.line(format_args!(
                 "verified by {}, sha256 {sha256}",
                 report.verified_by
             )),
-            None => say::line(format_args!("verified by {}", report.verified_by)),
+            None => self
+                .out
+                .line(format_args!("verified by {}", report.verified_by)),
         }
         for reason in &report.reasons {
             say::note(format_args!("note: {reason}"));

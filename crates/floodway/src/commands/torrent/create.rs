@@ -48,6 +48,14 @@ pub(crate) struct CreateArgs {
 
 pub(crate) fn run(args: CreateArgs) -> Outcome {
     let name = file_name(&args.file)?;
+    let output: PathBuf = args.output.unwrap_or_else(|| {
+        let mut name = OsString::from(&args.file);
+        name.push(".torrent");
+        name.into()
+    });
+    if args.json {
+        say::fits_json(&output)?;
+    }
     let file = File::open(&args.file).map_err(|error| unreadable(&args.file, &error))?;
     let metadata = file
         .metadata()
@@ -57,6 +65,13 @@ pub(crate) fn run(args: CreateArgs) -> Outcome {
             Failure::usage(format_args!("{} is not a file", args.file.display()))
                 .hint("torrents of folders come with a later release"),
         );
+    }
+    for tracker in &args.tracker {
+        if !matches!(tracker.scheme(), "http" | "https") {
+            say::note(format_args!(
+                "note: {tracker} goes into the torrent for other clients: this version of Floodway announces to HTTP trackers only"
+            ));
+        }
     }
     let layout = layout(metadata.len(), args.piece_length)?;
     let pieces = hash(&file, &layout).map_err(|error| unreadable(&args.file, &error))?;
@@ -76,11 +91,6 @@ pub(crate) fn run(args: CreateArgs) -> Outcome {
         .collect();
     torrent.web_seeds = args.web_seed.iter().map(Url::to_string).collect();
     torrent.created_by = Some(concat!("floodway ", env!("CARGO_PKG_VERSION")).into());
-    let output = args.output.unwrap_or_else(|| {
-        let mut name = OsString::from(&args.file);
-        name.push(".torrent");
-        name.into()
-    });
     write(&output, &torrent.encode()).map_err(|error| {
         Failure::failed(format_args!(
             "{} cannot be written: {error}",

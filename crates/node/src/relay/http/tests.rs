@@ -13,6 +13,8 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::{ContentSpec, SessionConfig, Target};
 
+mod signed;
+
 const KEY: CapabilityKey = CapabilityKey::new([7; 32]);
 const SID: Sid = Sid([5; 32]);
 const LENGTH: usize = 1_500_000;
@@ -95,6 +97,7 @@ fn content(layout: Layout, bytes: &[u8], target: Target) -> ContentSpec {
     };
     ContentSpec {
         names: Vec::new(),
+        info: None,
         sid: Some(SID),
         layout,
         hashes: Hashes::V1(info.pieces),
@@ -138,6 +141,21 @@ impl Site {
         all.extend_from_slice(headers);
         self.ask(Method::GET, &format!("/api/v1/s/{SID}/data"), &all)
             .await
+    }
+}
+
+#[tokio::test]
+async fn other_methods_are_refused_in_the_form_of_all_errors() {
+    let site = site().await;
+    let data = format!("/api/v1/s/{SID}/data");
+    for path in [data.as_str(), "/api/v1/w/x/name", "/metrics", "/healthz"] {
+        let reply = site.ask(Method::DELETE, path, &[]).await;
+        assert_eq!(
+            (reply.status, reply.code().as_str()),
+            (405, "method_not_allowed"),
+            "{path}"
+        );
+        assert_eq!(reply.header(header::ALLOW), "GET,HEAD", "{path}");
     }
 }
 

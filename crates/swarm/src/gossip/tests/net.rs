@@ -209,7 +209,8 @@ impl Net {
                 GossipOutput::Accepted(_)
                 | GossipOutput::Changed(_)
                 | GossipOutput::StateChanged
-                | GossipOutput::AskHttp { .. } => {}
+                | GossipOutput::AskHttp(_)
+                | GossipOutput::HttpFault => {}
             }
         }
     }
