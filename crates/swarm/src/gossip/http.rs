@@ -56,6 +56,29 @@ pub enum HttpAnswer {
     Failed,
 }
 
+/// When a kind of question may be put again.
+#[derive(Debug)]
+struct Patience {
+    not_before: Time,
+    failures: u32,
+}
+
+impl Patience {
+    fn none(now: Time) -> Self {
+        Self {
+            not_before: now,
+            failures: 0,
+        }
+    }
+
+    fn failed(&mut self, now: Time) {
+        let (first, longest) = BACKOFF;
+        let pause = first.saturating_mul(1 << self.failures.min(10));
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = now + pause.min(longest);
+    }
+}
+
 /// The node's questions over HTTP: one at a time.
 #[derive(Debug)]
 pub(super) struct Helpline {
@@ -63,8 +86,11 @@ pub(super) struct Helpline {
     is_there: bool,
     /// When the open question was put.
     open: Option<Time>,
-    not_before: Time,
-    failures: u32,
+    /// It is for hashes.
+    asks_hashes: bool,
+    records: Patience,
+    /// Hashes come by whole groups, which nobody has while pieces of theirs are being fetched: that holds up no records.
+    hashes: Patience,
     /// The last answer brought what no neighbour had: they are behind.
     follows: bool,
     /// Without any neighbour since then.
@@ -78,8 +104,9 @@ impl Helpline {
         Self {
             is_there: false,
             open: None,
-            not_before: now,
-            failures: 0,
+            asks_hashes: false,
+            records: Patience::none(now),
+            hashes: Patience::none(now),
             follows: false,
             lonely_since: Some(now),
             lacking_since: None,
@@ -97,10 +124,11 @@ impl Helpline {
     }
 
     fn failed(&mut self, now: Time) {
-        let (first, longest) = BACKOFF;
-        let pause = first.saturating_mul(1 << self.failures.min(10));
-        self.failures = self.failures.saturating_add(1);
-        self.not_before = now + pause.min(longest);
+        if self.asks_hashes {
+            self.hashes.failed(now);
+        } else {
+            self.records.failed(now);
+        }
     }
 }
 
@@ -113,16 +141,17 @@ enum Due {
 impl Gossip {
     pub(super) fn help_is_there(&mut self, now: Time, is_there: bool) {
         if is_there && !self.helpline.is_there {
-            self.helpline.failures = 0;
-            self.helpline.not_before = now;
+            self.helpline.records = Patience::none(now);
+            self.helpline.hashes = Patience::none(now);
         }
         self.helpline.is_there = is_there;
     }
 
     /// Somebody may know more than those who were asked so far: they are not rested for.
     pub(super) fn more_may_be_known(&mut self, now: Time) {
-        if self.helpline.failures == 0 {
-            self.helpline.not_before = self.helpline.not_before.min(now + APART);
+        let records = &mut self.helpline.records;
+        if records.failures == 0 {
+            records.not_before = records.not_before.min(now + APART);
         }
     }
 
@@ -130,7 +159,8 @@ impl Gossip {
         let Some(asked) = self.helpline.open.take() else {
             return;
         };
-        self.helpline.not_before = now + APART;
+        let line = &mut self.helpline;
+        line.records.not_before = line.records.not_before.max(now + APART);
         match answer {
             HttpAnswer::Records(records) => self.records_over_http(now, asked, &records),
             HttpAnswer::Hashes { first, hashes } => self.hashes_over_http(now, first, &hashes),
@@ -150,10 +180,15 @@ impl Gossip {
                 Err(refusal) => self.outputs.push_back(GossipOutput::Refused(refusal)),
             }
         }
-        self.helpline.failures = 0;
-        self.helpline.follows = brought;
+        let line = &mut self.helpline;
+        line.follows = brought;
+        line.records = Patience::none(now + APART);
         if !brought {
-            self.helpline.not_before = (asked + QUIET).max(now + APART);
+            line.records.not_before = (asked + QUIET).max(now + APART);
+        }
+        if brought && !self.is_moving() {
+            // All groups are whole now.
+            self.helpline.hashes = Patience::none(now);
         }
     }
 
@@ -185,8 +220,7 @@ impl Gossip {
             self.changed(changes);
         }
         if brought {
-            self.helpline.failures = 0;
-            self.helpline.not_before = now;
+            self.helpline.hashes = Patience::none(now);
             self.helpline.hashes_came();
         } else {
             self.helpline.failed(now);
@@ -206,6 +240,7 @@ impl Gossip {
         }
         if let Some(Due::Now(question)) = self.due_over_http(now) {
             self.helpline.open = Some(now);
+            self.helpline.asks_hashes = matches!(question, HttpQuestion::Hashes { .. });
             self.outputs.push_back(GossipOutput::AskHttp(question));
         }
     }
@@ -243,8 +278,8 @@ impl Gossip {
             let sooner = [lonely, follows].into_iter().flatten().min();
             sooner.map_or(stalled, |sooner| sooner.min(stalled))
         });
-        let hashes = hashes.map(|at| at.max(line.not_before));
-        let records = records.map(|at| at.max(line.not_before));
+        let hashes = hashes.map(|at| at.max(line.hashes.not_before));
+        let records = records.map(|at| at.max(line.records.not_before));
         if let Some(pieces) = lacking.filter(|_| hashes.is_some_and(|at| at <= now)) {
             return Some(Due::Now(HttpQuestion::Hashes { pieces }));
         }

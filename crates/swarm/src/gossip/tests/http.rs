@@ -204,14 +204,54 @@ fn a_liar_is_not_asked_again() {
 
     control.seal(0..512);
     control.sealer = Sealer::new(control.manifest.sid(), control_key(), 0, 2);
+    // The pause after the forged record holds up no question for hashes.
+    let mut open = Vec::new();
     for record in control.seal([]) {
-        feed(&mut gossip, now, GossipInput::Record(record));
+        open.extend(asked(&feed(&mut gossip, now, GossipInput::Record(record))));
     }
-    let (now, question) = next_question(&mut gossip, now + 10_000).unwrap();
-    assert_eq!(question, HttpQuestion::Hashes { pieces: 0..512 });
+    assert_eq!(open, [HttpQuestion::Hashes { pieces: 0..512 }]);
     let hashes = vec![Sha256([9; 32]); 512];
     let answer = HttpAnswer::Hashes { first: 0, hashes };
     let outputs = feed(&mut gossip, now, GossipInput::Answered(answer));
     assert!(outputs.contains(&GossipOutput::HttpFault), "{outputs:?}");
     assert!(!gossip.manifest().facts().is_proven(0));
+}
+
+#[test]
+fn hashes_that_nobody_has_yet_hold_up_no_records() {
+    let mut control = Control::new(1000);
+    let mut gossip = agent(1000);
+    feed(&mut gossip, 0, GossipInput::Help(true));
+    // Of a group that still grows: a snapshot seals some pieces without their own hashes.
+    control.seal(0..4);
+    control.sealer = Sealer::new(control.manifest.sid(), control_key(), 0, 2);
+    let mut open = Vec::new();
+    for record in control.seal([]) {
+        open.extend(asked(&feed(&mut gossip, 0, GossipInput::Record(record))));
+    }
+    let (mut now, mut kinds) = (0, Vec::new());
+    while now < 3000 {
+        let question = open.pop().or_else(|| {
+            let (at, question) = next_question(&mut gossip, now + 10_000)?;
+            now = at;
+            Some(question)
+        });
+        let answer = match question.unwrap() {
+            HttpQuestion::Hashes { .. } => {
+                kinds.push("hashes");
+                HttpAnswer::Failed
+            }
+            HttpQuestion::Records { .. } => {
+                kinds.push("records");
+                let piece = u32::try_from(kinds.len()).unwrap() + 10;
+                HttpAnswer::Records(control.seal([piece]))
+            }
+        };
+        now += 10;
+        let outputs = feed(&mut gossip, now, GossipInput::Answered(answer));
+        open.extend(asked(&outputs));
+    }
+    let asked_for = |kind| kinds.iter().filter(|of| **of == kind).count();
+    assert!(asked_for("hashes") >= 2, "{kinds:?}");
+    assert!(asked_for("records") >= 10, "{kinds:?}");
 }
