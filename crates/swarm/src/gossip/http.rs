@@ -91,6 +91,8 @@ pub(super) struct Helpline {
     records: Patience,
     /// Hashes come by whole groups, which nobody has while pieces of theirs are being fetched: that holds up no records.
     hashes: Patience,
+    /// Nothing is being fetched any more: all groups are whole.
+    is_whole: bool,
     /// The last answer brought what no neighbour had: they are behind.
     follows: bool,
     /// Without any neighbour since then.
@@ -107,6 +109,7 @@ impl Helpline {
             asks_hashes: false,
             records: Patience::none(now),
             hashes: Patience::none(now),
+            is_whole: false,
             follows: false,
             lonely_since: Some(now),
             lacking_since: None,
@@ -186,10 +189,6 @@ impl Gossip {
         if !brought {
             line.records.not_before = (asked + QUIET).max(now + APART);
         }
-        if brought && !self.is_moving() {
-            // All groups are whole now.
-            self.helpline.hashes = Patience::none(now);
-        }
     }
 
     fn hashes_over_http(&mut self, now: Time, first: u32, hashes: &[Sha256]) {
@@ -229,6 +228,9 @@ impl Gossip {
 
     /// Puts a question over HTTP, if one is due.
     pub(super) fn ask_over_http(&mut self, now: Time) {
+        if !self.is_moving() && !std::mem::replace(&mut self.helpline.is_whole, true) {
+            self.helpline.hashes = Patience::none(now);
+        }
         if self.neighbours.is_empty() {
             self.helpline.lonely_since.get_or_insert(now);
         } else {
