@@ -24,6 +24,7 @@ mod batch;
 mod error;
 mod handshake;
 mod reader;
+mod unsent;
 mod writer;
 
 pub(crate) use error::PeerError;

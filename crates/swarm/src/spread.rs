@@ -28,8 +28,11 @@ const UNDER_WAY: Duration = Duration::from_millis(500);
 
 /// A peer that has suggested nothing for so long is asked for anything it has.
 const SILENT: Duration = Duration::from_secs(1);
-/// The same for one that still fetches what it deals out: it may have nothing new, and what it has others may lack.
-const SILENT_GROWING: Duration = Duration::from_millis(500);
+/// The same for one that still fetches what it deals out: it may have nothing new, and what it has others may lack. And
+/// for any as long as we lack much: then its link is worth more than that it sends nothing twice.
+const SILENT_SOON: Duration = Duration::from_millis(250);
+/// Less than this part of the content is little.
+const LITTLE: u64 = 4;
 
 /// What a node knows of the first copies that are its to give.
 #[derive(Clone, Debug, Default)]
@@ -193,11 +196,13 @@ impl Swarm {
 
     /// Who has suggested nothing for long, while nothing was asked of it, is asked for anything until it suggests again.
     pub(crate) fn notice_silent(&mut self) {
+        let length = self.layout.length().unwrap_or(u64::MAX);
+        let lacks_little = self.missing_bytes() < length / LITTLE;
         for peer in self.peers.values_mut().filter(|peer| peer.spreads) {
-            let patience = if peer.is_seed() {
+            let patience = if peer.is_seed() && lacks_little {
                 SILENT
             } else {
-                SILENT_GROWING
+                SILENT_SOON
             };
             let silent = self.now.since(peer.suggested_at.max(peer.progress_at));
             peer.fell_silent |= peer.asked.is_empty() && silent >= patience;

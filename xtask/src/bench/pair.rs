@@ -41,14 +41,16 @@ pub(crate) struct PairArgs {
 /// The torrent's piece length.
 const PIECE_KIB: u64 = 1024;
 /// Who gives and who takes.
-const CASES: [(Program, Program); 10] = [
+const CASES: [(Program, Program); 12] = [
     (Program::Nginx, Program::Curl),
     (Program::Nginx, Program::Floodway),
     (Program::Nginx, Program::Aria2),
     (Program::Libtorrent, Program::Libtorrent),
     (Program::Floodway, Program::Floodway),
+    (Program::Floodway, Program::FloodwayNoDigest),
     (Program::Floodway, Program::Libtorrent),
     (Program::Libtorrent, Program::Floodway),
+    (Program::Libtorrent, Program::FloodwayNoDigest),
     (Program::Aria2, Program::Aria2),
     (Program::Rqbit, Program::Rqbit),
     (Program::Floodway, Program::Aria2),

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::batch::{Batch, Ids};
+use super::unsent::Unsent;
 use super::{CLAIMS_ID, Connection, IS_RELAY, KNOWS_FINAL, MANIFEST_ID, METADATA_ID, PeerError};
 use crate::content::{Item, Packet, PeerOut, Shared};
 use crate::session::Session;
@@ -54,6 +55,7 @@ impl Connection {
             let payload = Bytes::from(hello(&self.session, &self.content, self.name).encode());
             queue.push_back(PeerOut::Message(Message::Extended { id: 0, payload }));
         }
+        let mut unsent = Unsent::new(stream.as_ref());
         let mut loading = None;
         loop {
             let next = if let Some(next) = loading.take() {
@@ -72,6 +74,7 @@ impl Connection {
             }
             self.session.up().ready().await;
             send_all(&mut stream, &batch).await?;
+            unsent.took(stream.as_ref(), batch.length());
             self.session.up().charge(batch.length());
             self.sent(batch).await?;
         }

@@ -20,6 +20,8 @@ pub(crate) enum Program {
     Nginx,
     Curl,
     Floodway,
+    /// As a client without the SHA-256 of the whole file, which no other client computes.
+    FloodwayNoDigest,
     Libtorrent,
     Aria2,
     Rqbit,
@@ -31,6 +33,7 @@ impl Program {
             Self::Nginx => "nginx",
             Self::Curl => "curl",
             Self::Floodway => "floodway",
+            Self::FloodwayNoDigest => "floodway --no-digest",
             Self::Libtorrent => "libtorrent",
             Self::Aria2 => "aria2",
             Self::Rqbit => "rqbit",
@@ -56,7 +59,7 @@ impl Bench {
         match program {
             Program::Nginx => self.nginx.as_deref(),
             Program::Curl => self.curl.as_deref(),
-            Program::Floodway => Some(&self.tools.floodway),
+            Program::Floodway | Program::FloodwayNoDigest => Some(&self.tools.floodway),
             Program::Libtorrent => self.tools.python.as_deref(),
             Program::Aria2 => self.aria2.as_deref(),
             Program::Rqbit => self.tools.rqbit.as_deref(),
@@ -131,7 +134,9 @@ impl Bench {
                 command.args(["--seed-ratio=0.0", "--bt-seed-unverified=true"]);
             }
             Program::Rqbit => self.rqbit(&mut command, port, source),
-            Program::Curl => bail!("curl serves nothing"),
+            Program::Curl | Program::FloodwayNoDigest => {
+                bail!("{} is for clients", program.name())
+            }
         }
         Ok(command)
     }
@@ -159,13 +164,16 @@ impl Bench {
                     .arg(target.join("file.bin"))
                     .arg(&url);
             }
-            Program::Floodway => {
+            Program::Floodway | Program::FloodwayNoDigest => {
                 command
                     .arg("get")
                     .arg(from)
                     .arg("-o")
                     .arg(target.join("file.bin"));
                 command.args(["--listen", &local(own), "--json"]);
+                if program == Program::FloodwayNoDigest {
+                    command.arg("--no-digest");
+                }
             }
             Program::Libtorrent => {
                 command
