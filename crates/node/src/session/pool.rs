@@ -7,10 +7,8 @@ use bytes::BytesMut;
 
 /// Size of a receive buffer in bytes: many blocks per read, and little waste while a single block keeps it alive.
 pub(crate) const BUFFER_LENGTH: usize = 256 * 1024;
-/// Used buffers kept in the hope that their blocks are gone soon.
-const KEPT: usize = 64;
-/// Used buffers looked at before a new one is made.
-const LOOKED_AT: usize = 4;
+/// Used buffers kept in the hope that their blocks are gone soon: what a fast disk is behind, and no more, since they stay for good.
+const KEPT: usize = 24;
 
 /// Used buffers. Blocks are slices of a buffer's memory, so it can be used again when all of them are dropped.
 #[derive(Debug, Default)]
@@ -20,7 +18,7 @@ impl Pool {
     /// An empty buffer with room for [`BUFFER_LENGTH`] bytes.
     pub(crate) fn take(&self) -> BytesMut {
         let mut used = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for _ in 0..LOOKED_AT.min(used.len()) {
+        for _ in 0..used.len() {
             let Some(mut buffer) = used.pop_front() else {
                 break;
             };
