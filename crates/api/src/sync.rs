@@ -254,7 +254,7 @@ pub struct ContentInfo {
     pub peers: Vec<PeerInfo>,
     /// Relays that serve it over HTTP.
     pub relays: Vec<RelaySource>,
-    /// A relay that works on this content, or could, is live.
+    /// A relay that works on this content, or could, is live; or may come back in a moment, after a start of control.
     pub relay_live: bool,
     /// The signed side of the content, for nodes that verify by it; absent for others, and for contents that were final before
     /// control signed records.

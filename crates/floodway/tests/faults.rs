@@ -94,7 +94,7 @@ impl Job {
         let sent = self.site.nginx.body_bytes("/disk.img");
         assert!(
             sent <= LENGTH + LOST + MIB,
-            "{what}: {} MiB from the origin",
+            "{what}: {} MiB from the origin: {done:#}",
             sent / MIB
         );
     }
@@ -199,6 +199,28 @@ fn kill_9_of_the_only_relay_fetches_little_again() {
     });
     job.relays[0].restart();
     job.finish(&task, "the only relay killed after 100 MiB");
+}
+
+#[test]
+fn kill_9_of_control_and_the_only_relay_sends_no_agent_to_the_origin() {
+    let Some(mut job) = Job::new(1, 1) else {
+        return;
+    };
+    let task = job.begin();
+    wait_until("some of the object to be fetched", PATIENCE, || {
+        let read = job.relays[0].metric("floodway_origin_body_bytes_total");
+        (read > 16 * MIB).then_some(())
+    });
+    job.relays[0].process.kill9();
+    job.restart_control();
+    // The agent is back first, learns what control knows, and has the time to do something foolish.
+    job.site.fleet.await_live_nodes(1);
+    thread::sleep(Duration::from_secs(3));
+    let task_now = job.site.fleet.task(&task_id(&task));
+    let sources = &task_now["agents"][0]["sources"];
+    assert_eq!(sources["origin"], 0, "{task_now:#}");
+    job.relays[0].restart();
+    job.finish(&task, "control and the only relay killed after 16 MiB");
 }
 
 #[test]

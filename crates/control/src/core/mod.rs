@@ -6,6 +6,7 @@
 //! rebuilt by the next round of syncs.
 
 mod admin;
+mod awaited;
 mod contents;
 mod enrol;
 mod manifest;
@@ -35,6 +36,7 @@ use crate::error::ApiError;
 use crate::settings::{Advanced, Settings};
 use crate::swarm_state::Swarms;
 use crate::tasks::growing::Growing;
+use awaited::Awaited;
 
 pub(crate) use contents::News;
 pub(crate) use enrol::{Joining, Sponsor};
@@ -99,6 +101,7 @@ pub(crate) struct Core {
     changes: Vec<Change>,
     replies: Vec<(ReplySlot, SyncReply)>,
     live: HashMap<NodeId, LiveNode>,
+    awaited: Awaited,
     swarms: Swarms,
     /// The contents whose records are not at their end.
     growing: BTreeMap<Sid, Growing>,
@@ -116,9 +119,11 @@ pub(crate) struct Core {
 
 impl Core {
     /// Control right after a start: `model` is what the database holds; nobody is live. Leases dealt earlier are held for one
-    /// life more, so that their holders can come back.
+    /// life more, so that their holders can come back; relays are awaited for a while.
     pub(crate) fn new(config: Arc<Config>, model: Model, now: Now, seed: u64) -> Self {
         let peers_max = config.settings.advanced.peers_per_reply;
+        let node_timeout = config.settings.advanced.node_timeout.0;
+        let awaited = Awaited::new(&model, node_timeout, now.time);
         let mut core = Self {
             config,
             model,
@@ -126,6 +131,7 @@ impl Core {
             changes: Vec::new(),
             replies: Vec::new(),
             live: HashMap::new(),
+            awaited,
             swarms: Swarms::new(peers_max),
             growing: BTreeMap::new(),
             held: HashMap::new(),

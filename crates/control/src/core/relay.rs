@@ -324,12 +324,12 @@ impl Core {
         }
     }
 
-    /// Fails the relay tasks that every live relay has given up.
+    /// Fails the relay tasks that every relay has given up that is live or may come back in a moment.
     pub(super) fn judge_open_tasks(&mut self) {
-        let relays: Vec<_> = self.live_relays().collect();
-        if relays.is_empty() {
+        if self.live_relays().next().is_none() {
             return;
         }
+        let relays: Vec<_> = self.live_relays().chain(self.awaited_relays()).collect();
         let open = self
             .model
             .relay_tasks

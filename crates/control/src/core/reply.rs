@@ -312,12 +312,12 @@ impl Core {
                 is_final: false,
                 peers: Vec::new(),
                 relays: Vec::new(),
-                relay_live: self.has_live_relay(&task.id),
+                relay_live: self.may_be_relayed(&task.id),
                 manifest: Some(manifest),
             });
         }
         let is_final = row.state == ContentState::Final;
-        let relay_live = self.has_live_relay(&task.id);
+        let relay_live = self.may_be_relayed(&task.id);
         let relays = self.relay_sources(node, sid);
         let labels = self.model.nodes.get(&node).map(|row| &row.labels);
         let site = labels
@@ -426,7 +426,7 @@ impl Core {
         refused(&sid.to_string(), "not_found", message, None)
     }
 
-    /// One unlimited ticket per ask when no relay is live or the relay task failed; none otherwise.
+    /// One unlimited ticket per ask when no relay is live (or may be in a moment) or the relay task failed; none otherwise.
     fn grant_ticket(&self, node: NodeId, sid: Option<Sid>, url: &str) -> Grant {
         let parsed = match self.allowed_url(url) {
             Ok(parsed) => parsed,
@@ -448,11 +448,15 @@ impl Core {
         let task = task.filter(|task| task.url == parsed.as_str());
         let failed = task.is_some_and(|task| task.state == RelayState::Failed);
         let relay_live = match task {
-            Some(task) => self.has_live_relay(&task.id),
-            None => self.live_relays().next().is_some(),
+            Some(task) => self.may_be_relayed(&task.id),
+            None => self
+                .live_relays()
+                .chain(self.awaited_relays())
+                .next()
+                .is_some(),
         };
         if relay_live && !failed {
-            let message = "a relay is live and fetches this object; the origin is left alone";
+            let message = "a relay is live and fetches this object, or may come back to it after control's start; the origin is left alone";
             return refused(url, "relay_live", message, Some(TICKET_RETRY_MS));
         }
         let content = task.and_then(|task| self.model.content_of(task));

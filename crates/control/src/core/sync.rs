@@ -203,6 +203,7 @@ impl Core {
         live.said.boot = request.boot;
         live.recent.clear();
         live.refused.clear();
+        self.awaited.came(row.id);
         if restarted {
             live.opened.clear();
         }

@@ -25,6 +25,7 @@ impl Core {
         for node in dead.map(|(node, _)| *node).collect::<Vec<_>>() {
             self.gone(node);
         }
+        self.stop_awaiting();
         let held = self.held.len();
         self.held.retain(|_, end| *end > now);
         if self.held.len() < held {

@@ -2,6 +2,7 @@
 
 mod access;
 mod client;
+mod comeback;
 mod faults;
 mod flow;
 mod growing;
