@@ -113,12 +113,12 @@ pub struct Growth {
     pub pieces: u32,
     /// How many of them are signed.
     pub sealed: u32,
-    /// Who reported them, while they are being fetched.
+    /// The relays that reported some of them, and those that take part now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub relays: Vec<RelayShare>,
 }
 
-/// What one relay reported of a content.
+/// One relay's part in a content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayShare {
     /// The relay.
@@ -127,6 +127,15 @@ pub struct RelayShare {
     pub name: String,
     /// How many pieces it reported first.
     pub pieces: u32,
+    /// How many pieces it holds range leases of and has not reported yet.
+    #[serde(default)]
+    pub leased: u32,
+    /// Verified bytes it holds, while it is live.
+    #[serde(default)]
+    pub have: u64,
+    /// Why it fetches nothing for the moment, when it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
 }
 
 /// One targeted agent of a distribution task.

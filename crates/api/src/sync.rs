@@ -69,6 +69,9 @@ pub struct ContentReport {
     /// source of the content even when it has no piece yet. Absent: the node takes part only once the content is final.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Head>,
+    /// Relays: why nothing of it is fetched for the moment (a full disk, say), for people. Agents say it in their tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
 }
 
 /// How far an agent is with a distribution task.

@@ -310,13 +310,7 @@ impl Core {
                     message,
                 }));
                 if let Some(sid) = task.sid {
-                    for lease in self
-                        .held_leases(sid)
-                        .iter()
-                        .filter(|lease| lease.node == node)
-                    {
-                        self.held.remove(&lease.id);
-                    }
+                    self.free_leases(node, sid);
                 }
                 self.judge_open_tasks();
                 self.wake_relays();
@@ -446,7 +440,8 @@ impl Core {
             .filter(|task| task.state == RelayState::Open);
         let sids = open
             .filter(|task| !self.has_failed(node, &task.id))
-            .filter_map(|task| task.sid);
+            .filter_map(|task| task.sid)
+            .filter(|sid| !self.is_paused(node, *sid));
         for sid in sids.collect::<Vec<_>>() {
             while let Some(deal) = self.next_deal(node, sid) {
                 let (first, count) = match deal {

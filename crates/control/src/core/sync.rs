@@ -111,6 +111,9 @@ impl Core {
         let (known, leaving) = (request.known, request.leaving);
         let wait = if leaving { 0 } else { request.wait_ms };
         self.note_contents(&row, request);
+        if role == Role::Relay {
+            self.note_pauses(node);
+        }
         if leaving {
             self.gone(node);
             self.replies.push((slot, self.farewell()));

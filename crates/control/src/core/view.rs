@@ -2,16 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use floodway_api::rest::{Growth, NodeView, RelayShare, Task, TaskAgent, TaskState};
+use floodway_api::rest::{NodeView, Task, TaskAgent, TaskState};
 use floodway_api::sync::AgentState;
-use floodway_proto::Sid;
 
 use super::Core;
 use super::admin::no_task;
-use super::manifest::phase;
 use crate::db::{ContentRow, ContentState, RelayState, RelayTaskRow, TaskAgentRow, TaskRow};
 use crate::error::ApiError;
-use crate::tasks::pieces::PieceTable;
 
 /// Numbers for `/metrics`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,28 +96,6 @@ impl Core {
             created_us: relay_task.created_us,
             agents: Vec::new(),
         }
-    }
-
-    fn growth(&self, sid: Sid) -> Option<Growth> {
-        let row = self.model.contents.get(&sid)?;
-        let records = self.model.records.get(&sid)?;
-        let (phase, _) = phase(row, records)?;
-        let reporters = self.model.pieces.get(&sid).map(PieceTable::reporters);
-        let share = |(node, pieces)| {
-            let row = self.model.nodes.get(&node);
-            RelayShare {
-                node,
-                name: row.map(|row| row.name.clone()).unwrap_or_default(),
-                pieces,
-            }
-        };
-        Some(Growth {
-            phase,
-            head: records.head(),
-            pieces: row.layout().map_or(0, |layout| layout.piece_count()),
-            sealed: records.sealed(),
-            relays: reporters.into_iter().flatten().map(share).collect(),
-        })
     }
 
     /// A relay task.

@@ -351,6 +351,7 @@ impl Node {
             peer_sent: 0,
             serving: true,
             manifest: None,
+            paused: None,
         });
     }
 }

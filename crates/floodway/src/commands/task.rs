@@ -1,7 +1,7 @@
 //! `floodway task list|show|cancel`.
 
 use clap::{Args, Subcommand};
-use floodway_api::rest::Task;
+use floodway_api::rest::{RelayShare, Task};
 
 use crate::client::{ClientArgs, failure};
 use crate::exit::{Exit, Outcome};
@@ -107,10 +107,10 @@ pub(crate) fn print(task: &Task, json: bool) {
             "pieces",
             &format_args!("{sealed} of {pieces} signed, {phase}"),
         );
-        for relay in &growth.relays {
-            let (name, node) = (&relay.name, relay.node);
-            field("", &format_args!("{} from {name} ({node})", relay.pieces));
-        }
+    }
+    let relays = task.growth.as_ref().map(|growth| &growth.relays);
+    if let Some(relays) = relays.filter(|relays| !relays.is_empty()) {
+        say::line(format_args!("\n{}", relay_table(relays)));
     }
     if task.agents.is_empty() {
         return;
@@ -128,6 +128,22 @@ pub(crate) fn print(task: &Task, json: bool) {
         ]);
     }
     say::line(format_args!("\n{agents}"));
+}
+
+fn relay_table(relays: &[RelayShare]) -> Table {
+    let mut table = Table::new(&["relay", "name", "reported", "leased", "held", "reason"]);
+    for relay in relays {
+        let paused = relay.paused.as_ref();
+        table.row(&[
+            &relay.node,
+            &relay.name,
+            &format_args!("{} pieces", relay.pieces),
+            &format_args!("{} pieces", relay.leased),
+            &human::bytes(relay.have),
+            &paused.map_or_else(String::new, |why| format!("paused: {why}")),
+        ]);
+    }
+    table
 }
 
 fn table(tasks: &[Task]) -> Table {

@@ -342,6 +342,13 @@ pub enum AddError {
     Closed,
 }
 
+impl AddError {
+    /// True when somebody can make room or give permission.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::Open(OpenError::Io(error)) if error.is_retryable())
+    }
+}
+
 /// Why bytes could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {

@@ -5,6 +5,7 @@
 //! (and for probes); a piece is offered, to peers and over HTTP, once control has signed what it must hash to and its
 //! hash agrees.
 
+mod alone;
 mod folder;
 mod held;
 mod http;
