@@ -116,6 +116,22 @@ pub struct Growth {
     /// The relays that reported some of them, and those that take part now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub relays: Vec<RelayShare>,
+    /// How many pieces were read from the origin again by another relay, and what came of it; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audits: Option<AuditCounts>,
+}
+
+/// Audits by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditCounts {
+    /// The other relay has not answered yet.
+    pub open: u32,
+    /// It read the same bytes.
+    pub equal: u32,
+    /// It read other bytes.
+    pub different: u32,
+    /// It could not read them, or went away.
+    pub unread: u32,
 }
 
 /// One relay's part in a content.
@@ -136,6 +152,9 @@ pub struct RelayShare {
     /// Why it fetches nothing for the moment, when it said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub paused: Option<String>,
+    /// It proved wrong: what it reports does not count any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub distrusted: bool,
 }
 
 /// One targeted agent of a distribution task.
@@ -227,6 +246,9 @@ pub struct NodeView {
     pub http: Option<String>,
     /// When it last synced, in microseconds since 1970; 0 never.
     pub seen_us: i64,
+    /// Relays: why nothing that it reports counts any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distrusted: Option<String>,
 }
 
 /// All nodes.

@@ -8,6 +8,7 @@ use floodway_proto::{NodeId, Sid};
 
 use super::Core;
 use super::manifest::phase;
+use crate::error::ApiError;
 use crate::tasks::pieces::PieceTable;
 
 impl Core {
@@ -22,14 +23,24 @@ impl Core {
             pieces: row.layout().map_or(0, |layout| layout.piece_count()),
             sealed: records.sealed(),
             relays: self.relay_shares(sid),
+            audits: self.audit_counts(sid),
+        })
+    }
+
+    /// The same for those who ask.
+    pub(crate) fn growth_of(&self, sid: Sid) -> Result<Growth, ApiError> {
+        self.growth(sid).ok_or_else(|| {
+            ApiError::not_found(format!(
+                "control signed nothing of a content {sid}; check the sid with `floodway task list`"
+            ))
         })
     }
 
     fn relay_shares(&self, sid: Sid) -> Vec<RelayShare> {
         let mut shares = BTreeMap::new();
         let table = self.model.pieces.get(&sid);
-        for (node, pieces) in table.map(PieceTable::reporters).into_iter().flatten() {
-            self.share(&mut shares, node).pieces = pieces;
+        for (node, pieces) in self.model.reporters.get(&sid).into_iter().flatten() {
+            self.share(&mut shares, *node).pieces = *pieces;
         }
         for lease in self.held_leases(sid) {
             let mut unknown = lease.first..lease.first + lease.count;
@@ -60,6 +71,7 @@ impl Core {
             leased: 0,
             have: 0,
             paused: None,
+            distrusted: self.is_distrusted(node),
         })
     }
 

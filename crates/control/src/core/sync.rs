@@ -362,6 +362,7 @@ impl Core {
         if let Some(row) = self.model.nodes.get(&node).cloned() {
             if row.role == Role::Relay {
                 tracing::info!(%node, name = row.name, "relay is gone");
+                self.end_audits_of(node);
                 self.wake_all();
                 self.judge_open_tasks();
             }

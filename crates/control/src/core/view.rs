@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use floodway_api::rest::{NodeView, Task, TaskAgent, TaskState};
+use floodway_api::rest::{AuditCounts, NodeView, Task, TaskAgent, TaskState};
 use floodway_api::sync::AgentState;
 
 use super::Core;
@@ -21,6 +21,8 @@ pub(crate) struct Gauges {
     pub(crate) contents: BTreeMap<&'static str, u64>,
     pub(crate) parked: u64,
     pub(crate) leases: u64,
+    /// Audits of contents that were not given up, by what became of them.
+    pub(crate) audits: AuditCounts,
     pub(crate) own_peers: u64,
     pub(crate) stock_peers: u64,
 }
@@ -203,6 +205,8 @@ impl Core {
                     } else {
                         row.seen_us
                     },
+                    distrusted: (self.model.distrusted.get(&row.id))
+                        .map(|distrust| distrust.reason.clone()),
                 }
             })
             .collect()
@@ -222,6 +226,12 @@ impl Core {
             stock_peers: count(stock_peers),
             ..Gauges::default()
         };
+        for counts in (self.model.audits.keys()).filter_map(|sid| self.audit_counts(*sid)) {
+            gauges.audits.open += counts.open;
+            gauges.audits.equal += counts.equal;
+            gauges.audits.different += counts.different;
+            gauges.audits.unread += counts.unread;
+        }
         for task in self.model.relay_tasks.values() {
             let state = state_name(self.relay_task_state(task));
             *gauges.tasks.entry(("relay", state)).or_default() += 1;

@@ -18,6 +18,9 @@ async fn fail(
         sid,
         probe: None,
         pieces: Vec::new(),
+        audited: Vec::new(),
+        held: Vec::new(),
+        unread: Vec::new(),
         failure: Some(RelayFailure {
             kind,
             message: "the disk is full".into(),

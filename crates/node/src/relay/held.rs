@@ -15,6 +15,7 @@ use floodway_store::Hashes;
 use floodway_swarm::{Limits, Order as PieceOrder, Prefer, SourceClass};
 
 use super::alone::Alone;
+use super::audit::Auditor;
 use super::folder::file_url;
 use super::work::{News, Note, Tools, failure};
 use crate::job::sources::info_for_peers;
@@ -69,6 +70,7 @@ pub(super) struct Held {
     /// What was held at the last look.
     pub(super) looked_at: u64,
     alone: Alone,
+    pub(super) auditor: Auditor,
     /// Why nothing is fetched for the moment.
     pub(super) paused: Option<String>,
 }
@@ -164,8 +166,12 @@ impl Held {
             // Another content of the same bytes answers by it.
             let _ = content.add_name(name);
         }
+        let layout = content.layout().clone();
+        let mut auditor = Auditor::new(tools.session.clone(), layout, origin.clone());
+        auditor.ordered(&order.audits);
         let held = Self {
             content,
+            auditor,
             is_signed: !genesis.keys.is_empty(),
             hides: tools.serve_after_complete,
             name: genesis.name,
@@ -229,6 +235,7 @@ impl Held {
     /// Takes what control says. True when that is more than it has said before.
     pub(super) fn ordered(&mut self, order: &RelayContent, news: News) -> bool {
         self.set_leases(order);
+        self.auditor.ordered(&order.audits);
         if order.is_final && !self.ordered_final {
             self.ordered_final = true;
             self.content.set_leases(Vec::new());

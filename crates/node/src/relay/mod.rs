@@ -6,6 +6,7 @@
 //! hash agrees.
 
 mod alone;
+mod audit;
 mod folder;
 mod held;
 mod http;
@@ -301,6 +302,7 @@ impl Duty for Relay {
                 .filter_map(|(id, tended)| tended.pending.report(id))
                 .collect(),
             streaming: true,
+            audits: true,
             ..SyncRequest::default()
         }
     }
@@ -311,6 +313,7 @@ impl Duty for Relay {
             Note::Begins(sid) => pending.begin(sid),
             Note::Probed(probe) => pending.probed(probe),
             Note::Piece(piece) => pending.piece(piece),
+            Note::Audited(piece, found) => pending.audited(piece, found),
             Note::Failed(failure) => pending.failed(failure),
             Note::Holds { report, changed } => {
                 pending.content = Some(report);

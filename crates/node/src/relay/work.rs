@@ -14,6 +14,7 @@ use floodway_proto::{SafeName, Sid};
 use floodway_swarm::SourceClass;
 use tokio::sync::{mpsc, watch};
 
+use super::audit::Audited;
 use super::folder;
 use super::held::{Held, OpenFailure, paused_report};
 use super::http::Serving;
@@ -61,6 +62,8 @@ pub(super) enum Note {
     Begins(Option<Sid>),
     Probed(ProbeReport),
     Piece(PieceReport),
+    /// A piece was read again for control; `None`: it could not be.
+    Audited(u32, Option<PieceReport>),
     Failed(RelayFailure),
     /// How much is held.
     Holds {
@@ -309,6 +312,11 @@ impl Work {
                         None => break End::Reordered,
                     }
                 }
+                Some(audited) = held.auditor.next() => {
+                    if let Some(end) = self.audited(audited) {
+                        break end;
+                    }
+                }
                 Some(event) = events.recv() => {
                     if let Some(end) = self.event(&mut held, &event) {
                         break end;
@@ -341,6 +349,21 @@ impl Work {
         let delete = !self.process_ends() && !keeps;
         content.stop(delete).await;
         end
+    }
+
+    fn audited(&self, (piece, read): Audited) -> Option<End> {
+        let found = match read {
+            Ok(found) => found,
+            Err(error) if matches!(error.kind(), ErrorKind::Changed) => {
+                return Some(End::Failed(of_origin(&error)));
+            }
+            Err(error) => {
+                tracing::warn!(piece, %error, "a piece could not be read again for an audit");
+                None
+            }
+        };
+        self.tell(Note::Audited(piece, found));
+        None
     }
 
     fn event(&self, held: &mut Held, event: &ContentEvent) -> Option<End> {
