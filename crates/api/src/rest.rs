@@ -113,12 +113,28 @@ pub struct Growth {
     pub pieces: u32,
     /// How many of them are signed.
     pub sealed: u32,
-    /// Who reported them, while they are being fetched.
+    /// The relays that reported some of them, and those that take part now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub relays: Vec<RelayShare>,
+    /// How many pieces were read from the origin again by another relay, and what came of it; absent before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audits: Option<AuditCounts>,
 }
 
-/// What one relay reported of a content.
+/// Audits by what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditCounts {
+    /// The other relay has not answered yet.
+    pub open: u32,
+    /// It read the same bytes.
+    pub equal: u32,
+    /// It read other bytes.
+    pub different: u32,
+    /// It could not read them, or went away.
+    pub unread: u32,
+}
+
+/// One relay's part in a content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RelayShare {
     /// The relay.
@@ -127,6 +143,18 @@ pub struct RelayShare {
     pub name: String,
     /// How many pieces it reported first.
     pub pieces: u32,
+    /// How many pieces it holds range leases of and has not reported yet.
+    #[serde(default)]
+    pub leased: u32,
+    /// Verified bytes it holds, while it is live.
+    #[serde(default)]
+    pub have: u64,
+    /// Why it fetches nothing for the moment, when it said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
+    /// It proved wrong: what it reports does not count any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub distrusted: bool,
 }
 
 /// One targeted agent of a distribution task.
@@ -218,6 +246,9 @@ pub struct NodeView {
     pub http: Option<String>,
     /// When it last synced, in microseconds since 1970; 0 never.
     pub seen_us: i64,
+    /// Relays: why nothing that it reports counts any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distrusted: Option<String>,
 }
 
 /// All nodes.

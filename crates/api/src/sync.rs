@@ -43,6 +43,8 @@ pub struct SyncRequest {
     /// The node verifies pieces by signed records, so contents may be offered to it while they still grow: only then do
     /// answers have [`ContentInfo::manifest`]. Nodes that leave it out learn of a content's hashes when it is final.
     pub streaming: bool,
+    /// Relays: it reads pieces again that other relays reported, when it is asked to ([`RelayContent::audits`]).
+    pub audits: bool,
 }
 
 /// What a node holds of one content.
@@ -69,6 +71,9 @@ pub struct ContentReport {
     /// source of the content even when it has no piece yet. Absent: the node takes part only once the content is final.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<Head>,
+    /// Relays: why nothing of it is fetched for the moment (a full disk, say), for people. Agents say it in their tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<String>,
 }
 
 /// How far an agent is with a distribution task.
@@ -119,6 +124,16 @@ pub struct RelayReport {
     /// Pieces fetched under a range lease, newly hashed; at most [`PIECES_PER_SYNC`].
     #[serde(default)]
     pub pieces: Vec<PieceReport>,
+    /// What it found of pieces that it was asked to read again; at most [`PIECES_PER_SYNC`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub audited: Vec<PieceReport>,
+    /// What it computed of pieces that others reported and it got from them: their SHA-1 is confirmed so; at most
+    /// [`PIECES_PER_SYNC`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<PieceReport>,
+    /// Pieces that it was asked to read again and could not.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unread: Vec<u32>,
     /// The relay cannot go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<RelayFailure>,
@@ -333,6 +348,10 @@ pub struct RelayContent {
     pub is_final: bool,
     /// Pieces this relay is to fetch from the origin and report.
     pub leases: Vec<RangeLease>,
+    /// Pieces that other relays reported and this one is to read from the origin again, whatever it holds of them, and to
+    /// report in [`RelayReport::audited`] or [`RelayReport::unread`]. Listed until it has.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub audits: Vec<u32>,
 }
 
 /// A time-limited right to fetch and report a range of pieces.

@@ -98,6 +98,21 @@ impl Metrics {
             gauges.leases,
         );
         page.family(
+            "floodway_control_audits",
+            "gauge",
+            "Pieces that a second relay was asked to read again, by what it found.",
+        );
+        for (outcome, audits) in [
+            ("open", gauges.audits.open),
+            ("equal", gauges.audits.equal),
+            ("different", gauges.audits.different),
+            ("unread", gauges.audits.unread),
+        ] {
+            page.line(format_args!(
+                "floodway_control_audits{{outcome=\"{outcome}\"}} {audits}"
+            ));
+        }
+        page.family(
             "floodway_control_swarm_peers",
             "gauge",
             "Peers in all swarms.",

@@ -31,6 +31,10 @@ floodway_api::documented! {
         /// Also makes a hybrid torrent (BEP 52) of every new content, beside the v1 and the v2-only one. Some stock clients cannot read
         /// hybrids. Default: false.
         pub hybrid_torrents: bool,
+        /// Which share of the pieces that one relay reported another relay reads from the origin again, to find relays that lie or
+        /// are damaged; 0 for none, 1 for all. It is what the origin sends beyond one copy. Nothing is audited while only one relay
+        /// is there. Default: 0.015625 (one of 64).
+        pub audit_share: f64,
         /// What nodes may do while control is away: "allow" (read from the origin), "floor" (at a static share only) or "deny".
         /// Default: allow.
         pub offline_origin: OfflineOrigin,
@@ -84,6 +88,7 @@ impl Default for Settings {
             public_url: None,
             admin_token_file: None,
             hybrid_torrents: false,
+            audit_share: 1.0 / 64.0,
             offline_origin: OfflineOrigin::Allow,
             advanced: Advanced::default(),
         }

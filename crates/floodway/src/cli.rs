@@ -153,7 +153,6 @@ mod tests {
     fn what_comes_later_is_refused_by_name() {
         for (line, what) in [
             ("floodway get http://a/b --min-speed 2MiB/s", "--min-speed"),
-            ("floodway get http://a/b --explain", "--explain"),
             ("floodway publish http://a/b --window 1-2", "--window"),
             ("floodway torrent create f --hybrid", "--hybrid"),
             ("floodway task pause 7", "task pause"),

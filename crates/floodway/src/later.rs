@@ -10,10 +10,7 @@ type LaterOption = (&'static str, bool);
 
 /// Options that come later, by command.
 const OPTIONS: &[(&[&str], &[LaterOption])] = &[
-    (
-        &["get"],
-        &[("min-speed", true), ("deadline", true), ("explain", false)],
-    ),
+    (&["get"], &[("min-speed", true), ("deadline", true)]),
     (
         &["publish"],
         &[

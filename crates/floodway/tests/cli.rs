@@ -113,7 +113,6 @@ fn what_later_issues_bring_is_refused_and_says_so() {
         ],
         &["get", url, "--min-speed", "2MiB/s"],
         &["get", url, "--deadline", "10m"],
-        &["get", url, "--explain"],
         &["torrent", "create", "x", "--v2"],
         &["torrent", "create", "x", "--hybrid"],
         &["publish", url, "--window", "22:00-06:00"],

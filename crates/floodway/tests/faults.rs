@@ -454,6 +454,58 @@ fn an_agent_with_a_full_disk_says_so_in_its_task_and_goes_on_when_there_is_room(
 }
 
 #[test]
+fn a_relay_with_a_full_disk_says_so_in_the_task_and_another_takes_its_part() {
+    let Some(mut site) = Site::start(env!("CARGO_BIN_EXE_floodway"), None) else {
+        return;
+    };
+    let (url, _) = site.file("disk.img", 48 * MIB);
+    let token = site.fleet.join_token();
+    let (program, data) = site.fleet.node_program("relay", &token);
+    fs::create_dir(&data).unwrap();
+    let Some(disk) = SmallDisk::mount(data, 24) else {
+        return;
+    };
+    let mut small = program.start();
+    small.ready();
+    let task = site.fleet.create_task(&url, None);
+    let id = task_id(&task);
+    let await_paused = || {
+        wait_until("the relay to say why it waits", PATIENCE, || {
+            let task = site.fleet.task(&id);
+            let relay = &task["growth"]["relays"][0];
+            assert_ne!(task["state"], "failed", "{task:#}");
+            let free = relay["leased"] == 0;
+            let paused = relay["paused"].as_str()?;
+            (free && paused.contains("space")).then_some(())
+        });
+    };
+    await_paused();
+    let shown = site.fleet.cli().args(["task", "show", &id]).run();
+    assert!(
+        shown.expect_code(0).stdout.contains("paused: "),
+        "people see it too"
+    );
+    // Started anew it cannot even open what it has, and waits as well.
+    small.restart();
+    small.ready();
+    small.stderr_line("the disk refused");
+    await_paused();
+    let _large = site.fleet.relays(1);
+    let done = site.fleet.await_task(&id, &["final", "failed"], PATIENCE);
+    assert_eq!(done["state"], "final", "{done:#}");
+    disk.grow(200);
+    wait_until("the relay to go on", PATIENCE, || {
+        let task = site.fleet.task(&id);
+        let relays = task["growth"]["relays"].as_array()?;
+        let whole = |relay: &&Value| relay["have"] == 48 * MIB && relay["paused"].is_null();
+        (relays.iter().filter(whole).count() == 2).then_some(())
+    });
+    // Lazily unmounted only once nobody writes to it.
+    drop(small);
+    drop(disk);
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_is_named() {
     let dir = TestDir::new();
     random_file(dir.folder("origin").join("disk.img"), MIB, 45);

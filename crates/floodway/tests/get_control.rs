@@ -3,6 +3,7 @@
 use std::fs;
 
 use floodway_testkit::{Nginx, Program, Signal, Site, TestDir, random_file, sha256_file};
+use serde_json::Value;
 
 const MIB: u64 = 1 << 20;
 
@@ -61,6 +62,7 @@ fn get_with_control_makes_a_relay_task_on_the_spot() {
         sent,
         "the second cost the origin nothing"
     );
+    explains(&site, &token, &sid);
     let unknown = format!("floodway:{}", "ab".repeat(32));
     site.fleet
         .cli_with(&token)
@@ -69,13 +71,66 @@ fn get_with_control_makes_a_relay_task_on_the_spot() {
         .expect_code(4);
 }
 
+/// `get --explain` says where every byte came from and who reported the pieces, some of which the other relay has read again.
+fn explains(site: &Site, token: &str, sid: &str) {
+    let source = format!("floodway:{sid}");
+    let get = |output: &str, more: &[&str]| {
+        let args = ["get", &source, "--explain", "--listen", "127.0.0.1:0", "-o"];
+        let program = site.fleet.cli_with(token).args(args).args([output]);
+        program
+            .args(more)
+            .patience(Site::PATIENCE)
+            .run()
+            .expect_code(0)
+    };
+    let output = get("three.img", &["--json"]);
+    let lines: Vec<Value> = (output.stdout.lines())
+        .map(|line| serde_json::from_str(line).expect(line))
+        .collect();
+    let [.., explain, done] = &lines[..] else {
+        panic!("{lines:#?}");
+    };
+    assert_eq!(
+        (&explain["event"], &done["event"]),
+        (&"explain".into(), &"done".into())
+    );
+    let sum = |values: &Value, field: &str| -> u64 {
+        let values = values.as_array().expect("a list").iter();
+        values.filter_map(|value| value[field].as_u64()).sum()
+    };
+    let came = sum(&explain["sources"], "bytes");
+    let kept = ["peer_bytes", "relay_bytes", "origin_bytes"].map(|field| done[field].as_u64());
+    let kept: u64 = kept.into_iter().flatten().sum();
+    assert!(kept == 32 * MIB && came >= kept, "{explain:#} {done:#}");
+    let pieces = explain["pieces"].as_u64().unwrap();
+    assert_eq!(
+        sum(&explain["reported_by"], "pieces"),
+        pieces,
+        "{explain:#}"
+    );
+    let audits = &explain["audits"];
+    assert!(audits["equal"].as_u64() > Some(0), "{explain:#}");
+    assert_eq!(
+        (&audits["open"], &audits["different"]),
+        (&0.into(), &0.into())
+    );
+    let shown = get("four.img", &[]).stderr;
+    for what in [
+        "where the bytes came from:",
+        "who reported what",
+        "verified by torrent",
+    ] {
+        assert!(shown.contains(what), "{what}: {shown}");
+    }
+}
+
 #[test]
 fn get_with_an_agents_token_is_a_node_beside_it() {
     let Some(mut site) = site(None) else { return };
     let (url, sha256) = site.file("disk.img", 8 * MIB);
     let agent = site.fleet.agents(1).remove(0);
     let identity = fs::read(agent.data.join("node.json")).expect("the agent's identity");
-    let identity: serde_json::Value = serde_json::from_slice(&identity).unwrap();
+    let identity: Value = serde_json::from_slice(&identity).unwrap();
     let token = identity["token"].as_str().unwrap();
     let node = || {
         let nodes = site.fleet.api().get("/api/v1/nodes").json();

@@ -23,6 +23,7 @@ mod growing;
 mod help;
 mod packet;
 mod park;
+mod shares;
 mod sources;
 mod spec;
 
@@ -34,7 +35,7 @@ pub use help::Helper;
 pub(crate) use packet::{Item, Packet, PeerOut, Reading};
 pub use spec::{
     AddError, ContentError, ContentEvent, ContentSpec, Finished, HttpSource, Progress, ReadError,
-    SourceFile, State, Target,
+    SourceFile, SourceShare, State, Target,
 };
 
 /// A content that a [`Session`](crate::Session) fetches or serves. Clones are the same content; its task runs until

@@ -27,7 +27,7 @@ mod sync;
 
 pub use content::{
     AddError, Content, ContentError, ContentEvent, ContentSpec, Finished, Growth, Helper,
-    HttpSource, PeerAt, Progress, ReadError, SourceFile, State, Target,
+    HttpSource, PeerAt, Progress, ReadError, SourceFile, SourceShare, State, Target,
 };
 pub use job::{GetError, GetEvent, Step, VerifiedBy};
 pub use metrics::{Count, Metrics};

@@ -31,6 +31,8 @@ impl Count {
 pub struct Metrics {
     origin: Guard,
     relay: Guard,
+    /// Body bytes read from origins to audit what other relays reported; they are among the origin's body bytes.
+    pub(crate) audit_bytes: Count,
     /// Body bytes that this relay's HTTP side sent.
     pub relay_http_sent: Count,
     /// Block bytes sent to peers.
@@ -60,6 +62,7 @@ impl Metrics {
         Self {
             origin,
             relay,
+            audit_bytes: Count::default(),
             relay_http_sent: Count::default(),
             peer_sent: Count::default(),
             peer_received: Count::default(),
@@ -94,6 +97,11 @@ impl Metrics {
                 "origin_bytes_without_lease_total",
                 "Body bytes read from origins without a lease.",
                 self.origin.bytes_without_lease().get(),
+            ),
+            (
+                "audit_origin_bytes_total",
+                "Of these, bytes read to audit what other relays reported.",
+                self.audit_bytes.get(),
             ),
             (
                 "relay_http_received_bytes_total",

@@ -94,6 +94,23 @@ pub enum StateError {
     },
 }
 
+impl StateError {
+    /// True when somebody can make room or give permission.
+    pub(crate) fn may_pass(&self) -> bool {
+        let Self::Io { source, .. } = self else {
+            return false;
+        };
+        matches!(
+            source.kind(),
+            io::ErrorKind::StorageFull
+                | io::ErrorKind::QuotaExceeded
+                | io::ErrorKind::FileTooLarge
+                | io::ErrorKind::PermissionDenied
+                | io::ErrorKind::ReadOnlyFilesystem
+        )
+    }
+}
+
 /// The data folder of one node; holds its lock.
 #[derive(Debug)]
 pub struct DataDir {

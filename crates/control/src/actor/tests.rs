@@ -126,6 +126,9 @@ fn report(relay_task: &str) -> RelayReport {
         sid: None,
         probe: None,
         pieces: Vec::new(),
+        audited: Vec::new(),
+        held: Vec::new(),
+        unread: Vec::new(),
         failure: None,
     }
 }

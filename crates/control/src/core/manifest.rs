@@ -164,7 +164,11 @@ impl Core {
     /// Contents of this relay task that were given up now have a successor.
     pub(super) fn supersede(&mut self, relay_task: &str, successor: Sid) {
         for sid in self.given_up(relay_task) {
-            let reason = EndReason::OriginChanged;
+            let reason = if self.falsified.remove(&sid) {
+                EndReason::FalseFact
+            } else {
+                EndReason::OriginChanged
+            };
             self.end_manifest(sid, State::Superseded { reason, successor });
         }
     }

@@ -6,9 +6,12 @@
 //! rebuilt by the next round of syncs.
 
 mod admin;
+mod audit;
 mod awaited;
+mod confirm;
 mod contents;
 mod enrol;
+mod growth;
 mod manifest;
 mod relay;
 mod reply;
@@ -31,6 +34,7 @@ use floodway_proto::record::SecretKey;
 use floodway_proto::{NodeId, Sid, Time};
 use tokio::sync::oneshot;
 
+use self::confirm::Confirmed;
 use crate::db::{Change, LeaseRow, Model};
 use crate::error::ApiError;
 use crate::settings::{Advanced, Settings};
@@ -107,6 +111,14 @@ pub(crate) struct Core {
     growing: BTreeMap<Sid, Growing>,
     /// When the lease of this number ends, of those that are held.
     held: HashMap<u64, Time>,
+    /// Reported pieces that none was chosen of for an audit yet; after a start all of them may be.
+    unaudited: BTreeMap<Sid, Vec<u32>>,
+    /// How long an open audit is waited for.
+    audits_end: BTreeMap<(Sid, u32, NodeId), Time>,
+    /// Pieces whose SHA-1 a second relay computed too, and until when the others of a complete content are waited for.
+    confirmed: BTreeMap<Sid, Confirmed>,
+    /// Contents that were given up because of a relay that proved wrong, until their successor is known.
+    falsified: BTreeSet<Sid>,
     last_lease: u64,
     parked: HashMap<NodeId, Parked>,
     /// Moments at which a parked sync is due.
@@ -135,6 +147,10 @@ impl Core {
             swarms: Swarms::new(peers_max),
             growing: BTreeMap::new(),
             held: HashMap::new(),
+            unaudited: BTreeMap::new(),
+            audits_end: BTreeMap::new(),
+            confirmed: BTreeMap::new(),
+            falsified: BTreeSet::new(),
             last_lease: 0,
             parked: HashMap::new(),
             due: BTreeSet::new(),
@@ -144,6 +160,7 @@ impl Core {
         };
         core.hold_all_leases();
         core.resume_manifests();
+        core.resume_audits();
         core
     }
 
@@ -194,6 +211,7 @@ impl Core {
         self.held.clear();
         self.hold_all_leases();
         self.resume_manifests();
+        self.resume_audits();
     }
 
     fn change(&mut self, change: Change) {

@@ -30,6 +30,10 @@ impl Core {
         let Some(task) = self.open_task(&report.relay_task) else {
             return;
         };
+        if self.is_distrusted(node) {
+            let message = "this relay read other bytes than two others: what it reports does not count any more; see `floodway node list` on control";
+            return self.refuse(node, report.sid, "distrusted", message, &report.pieces);
+        }
         if let Some(probe) = &report.probe
             && task.sid.is_none()
         {
@@ -37,6 +41,12 @@ impl Core {
         }
         if !report.pieces.is_empty() {
             self.pieces_reported(node, &report);
+        }
+        if !report.audited.is_empty() || !report.unread.is_empty() {
+            self.audits_reported(node, &report);
+        }
+        if !report.held.is_empty() {
+            self.held_reported(node, &report);
         }
         // The pieces may have ended the task.
         if let (Some(failure), Some(task)) = (report.failure, self.open_task(&report.relay_task)) {
@@ -119,6 +129,13 @@ impl Core {
                 return self.content_changed(&report.relay_task, sid, &why);
             }
         };
+        let again = leased.iter().map(|piece| piece.piece).filter(|piece| {
+            let reading = table.reading(*piece);
+            reading.is_some_and(|(reporter, _)| reporter != node)
+        });
+        for piece in again.collect::<Vec<_>>() {
+            self.confirm(sid, piece);
+        }
         if let Some(live) = self.live.get_mut(&node) {
             live.recent
                 .insert(sid, u32::try_from(news.len()).unwrap_or(u32::MAX));
@@ -134,6 +151,7 @@ impl Core {
         }
         self.seal_pieces(sid, &news);
         self.release_known_leases(sid);
+        self.choose_audits(sid, &news);
         self.finish_if_complete(sid);
     }
 
@@ -215,7 +233,7 @@ impl Core {
     }
 
     /// A relay as people know it: its name and id.
-    fn name_of(&self, node: NodeId) -> String {
+    pub(super) fn name_of(&self, node: NodeId) -> String {
         let row = self.model.nodes.get(&node);
         row.map_or_else(
             || node.to_string(),
@@ -236,15 +254,19 @@ impl Core {
         }
     }
 
-    /// When all digests are known the content gets its standard names.
-    fn finish_if_complete(&mut self, sid: Sid) {
+    /// When all digests are known, and no audit of them is open, the content gets its standard names.
+    pub(super) fn finish_if_complete(&mut self, sid: Sid) {
+        let table = self.model.pieces.get(&sid);
+        if !table.is_some_and(PieceTable::is_complete)
+            || self.has_open_audits(sid)
+            || self.awaits_confirmation(sid)
+        {
+            return;
+        }
         let (Some(row), Some(table)) = (self.model.contents.get(&sid), self.model.pieces.get(&sid))
         else {
             return;
         };
-        if !table.is_complete() {
-            return;
-        }
         let Some(task) = self.open_task(&row.relay_task) else {
             return;
         };
@@ -310,13 +332,7 @@ impl Core {
                     message,
                 }));
                 if let Some(sid) = task.sid {
-                    for lease in self
-                        .held_leases(sid)
-                        .iter()
-                        .filter(|lease| lease.node == node)
-                    {
-                        self.held.remove(&lease.id);
-                    }
+                    self.free_leases(node, sid);
                 }
                 self.judge_open_tasks();
                 self.wake_relays();
@@ -350,6 +366,13 @@ impl Core {
                     format!("relay {}: {}", self.name_of(*node), failure.message)
                 })
                 .collect();
+            let distrusted = relays.iter().filter(|node| self.is_distrusted(**node));
+            let reasons: Vec<_> =
+                (reasons.into_iter())
+                    .chain(distrusted.map(|node| {
+                        format!("relay {} is not trusted any more", self.name_of(*node))
+                    }))
+                    .collect();
             let reason = clipped(&format!(
                 "no live relay can fetch it: {}",
                 reasons.join("; ")
@@ -358,8 +381,11 @@ impl Core {
         }
     }
 
-    /// True when the relay gave up this task since it was started; after a restart it may try again.
+    /// True when the relay gave up this task since it was started (after a restart it may try again), or is not trusted.
     pub(super) fn has_failed(&self, node: NodeId, relay_task: &str) -> bool {
+        if self.is_distrusted(node) {
+            return true;
+        }
         let failures = self.model.failures.get(relay_task);
         let failure = failures.and_then(|failures| failures.get(&node));
         failure.is_some_and(|failure| {
@@ -370,7 +396,19 @@ impl Core {
     }
 
     /// The object is not what it was: all relays begin anew with a successor, or the task fails when that happened before.
-    fn content_changed(&mut self, relay_task: &str, sid: Sid, why: &str) {
+    pub(super) fn content_changed(&mut self, relay_task: &str, sid: Sid, why: &str) {
+        self.replace_content(relay_task, sid, why, EndReason::OriginChanged);
+    }
+
+    /// Gives a content up. A false fact is the fault of a relay that is not asked again, so its content always gets a
+    /// successor; an object that changes does so once.
+    pub(super) fn replace_content(
+        &mut self,
+        relay_task: &str,
+        sid: Sid,
+        why: &str,
+        reason: EndReason,
+    ) {
         let (Some(task), Some(row)) = (self.open_task(relay_task), self.model.contents.get(&sid))
         else {
             return;
@@ -378,19 +416,24 @@ impl Core {
         if task.sid != Some(sid) {
             return;
         }
-        tracing::warn!(relay_task, %sid, why, "the object changed");
+        tracing::warn!(relay_task, %sid, why, ?reason, "a content is given up");
         let row = ContentRow {
             state: ContentState::Superseded,
             ..row.clone()
         };
         self.wake_swarm(sid);
+        self.unaudited.remove(&sid);
         self.change(Change::Content(row));
         self.change(Change::EndRelaying {
             sid,
             superseded: true,
         });
-        if task.attempt < ATTEMPTS_MAX {
-            let attempt = task.attempt + 1;
+        let is_false = reason == EndReason::FalseFact;
+        if is_false {
+            self.falsified.insert(sid);
+        }
+        if is_false || task.attempt < ATTEMPTS_MAX {
+            let attempt = task.attempt + u32::from(!is_false);
             self.change(Change::RelayTask(RelayTaskRow {
                 attempt,
                 sid: None,
@@ -446,7 +489,8 @@ impl Core {
             .filter(|task| task.state == RelayState::Open);
         let sids = open
             .filter(|task| !self.has_failed(node, &task.id))
-            .filter_map(|task| task.sid);
+            .filter_map(|task| task.sid)
+            .filter(|sid| !self.is_paused(node, *sid));
         for sid in sids.collect::<Vec<_>>() {
             while let Some(deal) = self.next_deal(node, sid) {
                 let (first, count) = match deal {

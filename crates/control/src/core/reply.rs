@@ -296,6 +296,7 @@ impl Core {
             ranges: row.ranges,
             is_final: row.state == ContentState::Final,
             leases: leases.collect(),
+            audits: self.audit_orders(node, row.sid),
         }
     }
 

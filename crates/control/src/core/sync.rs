@@ -111,6 +111,9 @@ impl Core {
         let (known, leaving) = (request.known, request.leaving);
         let wait = if leaving { 0 } else { request.wait_ms };
         self.note_contents(&row, request);
+        if role == Role::Relay {
+            self.note_pauses(node);
+        }
         if leaving {
             self.gone(node);
             self.replies.push((slot, self.farewell()));
@@ -360,6 +363,7 @@ impl Core {
         if let Some(row) = self.model.nodes.get(&node).cloned() {
             if row.role == Role::Relay {
                 tracing::info!(%node, name = row.name, "relay is gone");
+                self.end_audits_of(node);
                 self.wake_all();
                 self.judge_open_tasks();
             }

@@ -31,6 +31,8 @@ impl Core {
         if self.held.len() < held {
             self.wake_relays();
         }
+        self.end_late_audits();
+        self.end_confirmations();
         for sid in self.swarms.take_news(now, self.advanced().peer_news.0) {
             self.wake_swarm(sid);
         }

@@ -2,16 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use floodway_api::rest::{Growth, NodeView, RelayShare, Task, TaskAgent, TaskState};
+use floodway_api::rest::{AuditCounts, NodeView, Task, TaskAgent, TaskState};
 use floodway_api::sync::AgentState;
-use floodway_proto::Sid;
 
 use super::Core;
 use super::admin::no_task;
-use super::manifest::phase;
 use crate::db::{ContentRow, ContentState, RelayState, RelayTaskRow, TaskAgentRow, TaskRow};
 use crate::error::ApiError;
-use crate::tasks::pieces::PieceTable;
 
 /// Numbers for `/metrics`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +21,8 @@ pub(crate) struct Gauges {
     pub(crate) contents: BTreeMap<&'static str, u64>,
     pub(crate) parked: u64,
     pub(crate) leases: u64,
+    /// Audits of contents that were not given up, by what became of them.
+    pub(crate) audits: AuditCounts,
     pub(crate) own_peers: u64,
     pub(crate) stock_peers: u64,
 }
@@ -99,28 +98,6 @@ impl Core {
             created_us: relay_task.created_us,
             agents: Vec::new(),
         }
-    }
-
-    fn growth(&self, sid: Sid) -> Option<Growth> {
-        let row = self.model.contents.get(&sid)?;
-        let records = self.model.records.get(&sid)?;
-        let (phase, _) = phase(row, records)?;
-        let reporters = self.model.pieces.get(&sid).map(PieceTable::reporters);
-        let share = |(node, pieces)| {
-            let row = self.model.nodes.get(&node);
-            RelayShare {
-                node,
-                name: row.map(|row| row.name.clone()).unwrap_or_default(),
-                pieces,
-            }
-        };
-        Some(Growth {
-            phase,
-            head: records.head(),
-            pieces: row.layout().map_or(0, |layout| layout.piece_count()),
-            sealed: records.sealed(),
-            relays: reporters.into_iter().flatten().map(share).collect(),
-        })
     }
 
     /// A relay task.
@@ -228,6 +205,8 @@ impl Core {
                     } else {
                         row.seen_us
                     },
+                    distrusted: (self.model.distrusted.get(&row.id))
+                        .map(|distrust| distrust.reason.clone()),
                 }
             })
             .collect()
@@ -247,6 +226,12 @@ impl Core {
             stock_peers: count(stock_peers),
             ..Gauges::default()
         };
+        for counts in (self.model.audits.keys()).filter_map(|sid| self.audit_counts(*sid)) {
+            gauges.audits.open += counts.open;
+            gauges.audits.equal += counts.equal;
+            gauges.audits.different += counts.different;
+            gauges.audits.unread += counts.unread;
+        }
         for task in self.model.relay_tasks.values() {
             let state = state_name(self.relay_task_state(task));
             *gauges.tasks.entry(("relay", state)).or_default() += 1;

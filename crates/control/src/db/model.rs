@@ -10,6 +10,7 @@ use floodway_proto::record::{Head, Signed};
 use floodway_proto::{InfoHash, Layout, NodeId, PieceIndex, Sha256, Sid};
 use serde::{Deserialize, Serialize};
 
+use crate::tasks::audit::{Audits, Digests, Outcome, Reading};
 use crate::tasks::pieces::{PieceTable, unpack};
 use crate::tasks::records::Records;
 
@@ -149,6 +150,25 @@ pub(crate) struct LeaseRow {
     pub(crate) count: u32,
 }
 
+/// A relay was asked to read a piece again, and what came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct AuditRow {
+    pub(crate) sid: Sid,
+    pub(crate) piece: u32,
+    pub(crate) node: NodeId,
+    pub(crate) outcome: Outcome,
+    /// What it found, if that is something else than what was reported.
+    pub(crate) digests: Option<Digests>,
+}
+
+/// A relay that proved wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DistrustRow {
+    pub(crate) node: NodeId,
+    pub(crate) reason: String,
+    pub(crate) since_us: i64,
+}
+
 /// A distribution task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TaskRow {
@@ -199,6 +219,8 @@ pub(crate) enum Change {
         before: Head,
     },
     Lease(LeaseRow),
+    Audit(AuditRow),
+    Distrust(DistrustRow),
     Task(TaskRow),
     TaskAgent(TaskAgentRow),
 }
@@ -217,6 +239,12 @@ pub(crate) struct Model {
     pub(crate) records: BTreeMap<Sid, Records>,
     /// Leases of the contents that are being relayed, oldest first.
     pub(crate) leases: BTreeMap<Sid, Vec<LeaseRow>>,
+    /// How many pieces each relay reported of the contents that were not given up.
+    pub(crate) reporters: BTreeMap<Sid, BTreeMap<NodeId, u32>>,
+    /// What was read again of them.
+    pub(crate) audits: BTreeMap<Sid, Audits>,
+    /// The relays that proved wrong.
+    pub(crate) distrusted: BTreeMap<NodeId, DistrustRow>,
     pub(crate) tasks: BTreeMap<String, TaskRow>,
     pub(crate) task_agents: BTreeMap<String, BTreeMap<NodeId, TaskAgentRow>>,
     /// The newest relay task of each URL.
@@ -248,12 +276,18 @@ impl Model {
                 of_task.insert(row.node, row);
             }
             Change::Content(row) => self.content(row),
-            Change::EndRelaying { sid, .. } => {
+            Change::EndRelaying { sid, superseded } => {
                 self.leases.remove(&sid);
                 self.pieces.remove(&sid);
+                if superseded {
+                    self.reporters.remove(&sid);
+                    self.audits.remove(&sid);
+                }
             }
             Change::Info { .. } => {}
             Change::Fact(row) => {
+                let pieces = u32::try_from(unpack(&row.digests).count()).unwrap_or(u32::MAX);
+                self.reported(row.sid, row.relay, pieces);
                 if let Some(pieces) = self.pieces.get_mut(&row.sid) {
                     for (piece, digests) in (row.first..).zip(unpack(&row.digests)) {
                         pieces.insert(row.relay, piece, digests);
@@ -275,6 +309,17 @@ impl Model {
             Change::Lease(row) => {
                 self.leases.entry(row.sid).or_default().push(row);
             }
+            Change::Audit(row) => {
+                let reading = Reading {
+                    outcome: row.outcome,
+                    digests: row.digests,
+                };
+                let audits = self.audits.entry(row.sid).or_default();
+                audits.insert(row.piece, row.node, reading);
+            }
+            Change::Distrust(row) => {
+                self.distrusted.insert(row.node, row);
+            }
             Change::Task(row) => {
                 let of_relay_task = self.tasks_of_relay_task.entry(row.relay_task.clone());
                 of_relay_task.or_default().insert(row.id.clone());
@@ -287,6 +332,15 @@ impl Model {
                 of_task.insert(row.node, row);
             }
         }
+    }
+
+    /// Counts pieces that a relay reported.
+    pub(super) fn reported(&mut self, sid: Sid, relay: NodeId, pieces: u32) {
+        if !self.contents.contains_key(&sid) {
+            return;
+        }
+        let of_content = self.reporters.entry(sid).or_default();
+        *of_content.entry(relay).or_default() += pieces;
     }
 
     fn relay_task(&mut self, row: RelayTaskRow) {

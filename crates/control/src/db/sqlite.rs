@@ -21,10 +21,10 @@ use sqlx::sqlite::{
 use sqlx::{Row, SqliteConnection};
 
 use super::{
-    Change, ContentRow, FactRow, JoinTokenRow, LeaseRow, Model, NodeRow, RelayFailureRow,
-    RelayTaskRow, Store, StoreError, TaskAgentRow, TaskRow,
+    AuditRow, Change, ContentRow, DistrustRow, FactRow, JoinTokenRow, LeaseRow, Model, NodeRow,
+    RelayFailureRow, RelayTaskRow, Store, StoreError, TaskAgentRow, TaskRow,
 };
-use crate::tasks::pieces::unpack;
+use crate::tasks::pieces::{DIGESTS_LENGTH, pack, unpack};
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -113,10 +113,22 @@ impl Store for Sqlite {
         let facts = "SELECT fact.* FROM fact JOIN content ON content.sid = fact.sid \
                      WHERE content.state = 'relaying'";
         read(facts, "fact", fact).await?;
+        read("SELECT * FROM audit", "audit", audit).await?;
+        read("SELECT * FROM distrust", "distrust", distrust).await?;
         read("SELECT * FROM record", "record", record).await?;
         read("SELECT * FROM lease ORDER BY id", "lease", lease).await?;
         read("SELECT * FROM task", "task", task).await?;
         read("SELECT * FROM task_agent", "task_agent", task_agent).await?;
+        // Of final contents the digests stay in the database; who reported them is kept at hand.
+        let reporters = "SELECT fact.sid, fact.relay, SUM(LENGTH(fact.digests)) AS bytes FROM fact \
+                         JOIN content ON content.sid = fact.sid WHERE content.state <> 'relaying' \
+                         GROUP BY fact.sid, fact.relay";
+        for row in &sqlx::query(reporters).fetch_all(&self.pool).await? {
+            let row = Columns { row, table: "fact" };
+            let pieces = row.u64("bytes")? / DIGESTS_LENGTH as u64;
+            let pieces = u32::try_from(pieces).unwrap_or(u32::MAX);
+            model.reported(Sid(row.id("sid")?), NodeId(row.id("relay")?), pieces);
+        }
         Ok(model)
     }
 
@@ -273,8 +285,9 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
         .bind(row.created_us),
         Change::EndRelaying { sid, superseded } => {
             if *superseded {
-                let facts = sqlx::query("DELETE FROM fact WHERE sid = $1").bind(&sid.0[..]);
-                facts.execute(&mut *db).await?;
+                for sql in ["DELETE FROM fact WHERE sid = $1", "DELETE FROM audit WHERE sid = $1"] {
+                    sqlx::query(sql).bind(&sid.0[..]).execute(&mut *db).await?;
+                }
             }
             sqlx::query("DELETE FROM lease WHERE sid = $1").bind(&sid.0[..])
         }
@@ -314,6 +327,23 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
         .bind(int(row.boot))
         .bind(i64::from(row.first))
         .bind(i64::from(row.count)),
+        Change::Audit(row) => sqlx::query(
+            "INSERT INTO audit (sid, piece, node, outcome, digests) VALUES ($1, $2, $3, $4, $5) \
+             ON CONFLICT (sid, piece, node) DO UPDATE SET outcome = excluded.outcome, \
+             digests = excluded.digests",
+        )
+        .bind(&row.sid.0[..])
+        .bind(i64::from(row.piece))
+        .bind(&row.node.0[..])
+        .bind(word(&row.outcome))
+        .bind(row.digests.map(pack)),
+        Change::Distrust(row) => sqlx::query(
+            "INSERT INTO distrust (node, reason, since_us) VALUES ($1, $2, $3) \
+             ON CONFLICT (node) DO UPDATE SET reason = excluded.reason, since_us = excluded.since_us",
+        )
+        .bind(&row.node.0[..])
+        .bind(&row.reason)
+        .bind(row.since_us),
         Change::Task(row) => sqlx::query(
             "INSERT INTO task (id, relay_task, target, cancelled, created_us) \
              VALUES ($1, $2, $3, $4, $5) \
@@ -517,6 +547,25 @@ fn lease(row: &Columns<'_>) -> Result<Change, StoreError> {
         boot: row.u64("boot")?,
         first: row.u32("first")?,
         count: row.u32("count")?,
+    }))
+}
+
+fn audit(row: &Columns<'_>) -> Result<Change, StoreError> {
+    let digests = row.opt_id::<DIGESTS_LENGTH>("digests")?;
+    Ok(Change::Audit(AuditRow {
+        sid: Sid(row.id("sid")?),
+        piece: row.u32("piece")?,
+        node: NodeId(row.id("node")?),
+        outcome: row.word("outcome")?,
+        digests: digests.and_then(|bytes| unpack(&bytes).next()),
+    }))
+}
+
+fn distrust(row: &Columns<'_>) -> Result<Change, StoreError> {
+    Ok(Change::Distrust(DistrustRow {
+        node: NodeId(row.id("node")?),
+        reason: row.text("reason")?,
+        since_us: row.i64("since_us")?,
     }))
 }
 

@@ -8,10 +8,11 @@ use floodway_api::sync::{AgentState, RelayFailureKind};
 use floodway_proto::facts::{Accept, FactStore, PieceSpace};
 use floodway_proto::manifest::{Sealer, Status};
 use floodway_proto::record::{LeaseId, SecretKey, Signed, State};
-use floodway_proto::{InfoHash, NodeId, Sha256, Sid};
+use floodway_proto::{InfoHash, NodeId, Sha1, Sha256, Sid};
 use proptest::prelude::*;
 
 use super::*;
+use crate::tasks::audit::Outcome;
 use crate::tasks::pieces::DIGESTS_LENGTH;
 
 /// Few names, so that changes meet each other's rows.
@@ -225,6 +226,15 @@ fn life(index: u8, order: &[u32], end: u8) -> Vec<Change> {
             first,
             count: 2,
         }));
+        let outcomes = [Outcome::Open, Outcome::Different, Outcome::Equal];
+        let outcome = outcomes[count % outcomes.len()];
+        changes.push(Change::Audit(AuditRow {
+            sid,
+            piece: first,
+            node: NodeId([9; 16]),
+            outcome,
+            digests: (outcome == Outcome::Different).then_some((Sha256([7; 32]), Sha1([8; 20]))),
+        }));
         let digests = vec![first.to_le_bytes()[0]; DIGESTS_LENGTH * 2];
         changes.push(Change::Fact(FactRow {
             sid,
@@ -246,6 +256,11 @@ fn life(index: u8, order: &[u32], end: u8) -> Vec<Change> {
             });
         }
         _ => {
+            changes.push(Change::Distrust(DistrustRow {
+                node: NodeId([index; 16]),
+                reason: "it read other bytes".into(),
+                since_us: 7,
+            }));
             changes.push(Change::Content(content_row(index, ContentState::Final)));
             let before = records[3].record().head;
             changes.push(Change::DropRecords { sid, before });

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Json as JsonReply;
 use axum::extract::{Path, RawQuery, State};
 use axum::response::{IntoResponse, Response};
-use floodway_api::rest::{Capabilities, CreateCapability};
+use floodway_api::rest::{Capabilities, CreateCapability, Growth};
 use floodway_proto::genesis::Genesis;
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use http::{HeaderValue, StatusCode};
@@ -76,6 +76,16 @@ pub(super) async fn magnet(
     let magnet = move |core: &mut Core| core.magnet(sid, format);
     let magnet = app.handle.call(magnet).await?;
     Ok(magnet + "\n")
+}
+
+pub(super) async fn growth(
+    State(app): State<Arc<App>>,
+    _: Reader,
+    Path(path): Path<String>,
+) -> Result<JsonReply<Growth>, ApiError> {
+    let sid = sid(&path)?;
+    let growth = app.handle.call(move |core: &mut Core| core.growth_of(sid));
+    growth.await.map(JsonReply)
 }
 
 pub(super) async fn capability(

@@ -54,6 +54,7 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
         .route("/api/v1/s/{sid}/torrent", get(contents::torrent))
         .route("/api/v1/s/{sid}/magnet", get(contents::magnet))
         .route("/api/v1/s/{sid}/capability", post(contents::capability))
+        .route("/api/v1/s/{sid}/growth", get(contents::growth))
         .route("/api/v1/s/{sid}/genesis", get(manifest::genesis))
         .route("/api/v1/s/{sid}/head", get(manifest::head))
         .route("/api/v1/s/{sid}/hashes/{group}", get(manifest::hashes))

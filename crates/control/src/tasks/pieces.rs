@@ -76,16 +76,15 @@ impl PieceTable {
         known.then(|| digests.to_vec())
     }
 
-    /// How many pieces each relay reported, in the order in which they first did.
-    pub(crate) fn reporters(&self) -> Vec<(NodeId, u32)> {
-        let mut counts: Vec<_> = self.relays.iter().map(|relay| (*relay, 0)).collect();
-        for piece in (0..self.count()).filter(|piece| self.known.get(*piece)) {
-            let index = usize::from(self.reporter[piece as usize]);
-            if let Some((_, count)) = counts.get_mut(index) {
-                *count += 1;
-            }
-        }
-        counts
+    /// Who reported a piece, and what; `None` while it is not known.
+    pub(crate) fn reading(&self, piece: u32) -> Option<(NodeId, (Sha256, Sha1))> {
+        let digests = *self.digests.get(piece as usize)?;
+        Some((self.reporter_of(piece)?, digests))
+    }
+
+    /// True when some of the pieces are known from this relay.
+    pub(crate) fn has_reported(&self, relay: NodeId) -> bool {
+        self.relays.contains(&relay)
     }
 
     /// SHA-256 nodes and SHA-1 digests in piece order. Only meaningful when complete.
@@ -160,12 +159,16 @@ pub(crate) fn runs(reports: &[PieceReport]) -> Vec<(u32, Vec<u8>)> {
             runs.push((report.piece, Vec::new()));
         }
         if let Some((_, digests)) = runs.last_mut() {
-            digests.extend_from_slice(&report.node.0);
-            digests.extend_from_slice(&report.sha1.0);
+            digests.extend(pack((report.node, report.sha1)));
         }
         next = report.piece.checked_add(1);
     }
     runs
+}
+
+/// One piece's digests as [`unpack`] reads them.
+pub(crate) fn pack((node, sha1): (Sha256, Sha1)) -> Vec<u8> {
+    [&node.0[..], &sha1.0[..]].concat()
 }
 
 /// The digests in a run's bytes; a torn end is ignored.

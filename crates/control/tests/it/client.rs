@@ -317,6 +317,9 @@ impl Node {
             sid: None,
             probe: Some(probe),
             pieces: Vec::new(),
+            audited: Vec::new(),
+            held: Vec::new(),
+            unread: Vec::new(),
             failure: None,
         }];
         self.sync(server).await
@@ -334,6 +337,9 @@ impl Node {
             sid: Some(sid),
             probe: None,
             pieces,
+            audited: Vec::new(),
+            held: Vec::new(),
+            unread: Vec::new(),
             failure: None,
         }];
         self.sync(server).await
@@ -351,6 +357,7 @@ impl Node {
             peer_sent: 0,
             serving: true,
             manifest: None,
+            paused: None,
         });
     }
 }

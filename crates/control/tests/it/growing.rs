@@ -71,6 +71,7 @@ impl Follower {
                 peer_sent: 0,
                 serving: true,
                 manifest: Some(head),
+                paused: None,
             }),
         }
     }

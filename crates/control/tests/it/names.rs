@@ -233,7 +233,13 @@ async fn the_signed_side_can_be_read_and_waited_for_over_http() {
     let shown = server.task(&task).await.growth.unwrap();
     assert_eq!(
         (shown.phase, shown.sealed, shown.relays.len()),
-        (Phase::Final, count, 0)
+        (Phase::Final, count, 1)
+    );
+    let share = &shown.relays[0];
+    assert_eq!(
+        (share.node, share.pieces, share.leased),
+        (relay.id, count, 0),
+        "who reported them is not forgotten"
     );
     assert_eq!(merkle::GROUP_PIECES, 512);
 

@@ -18,6 +18,9 @@ async fn fail(
         sid,
         probe: None,
         pieces: Vec::new(),
+        audited: Vec::new(),
+        held: Vec::new(),
+        unread: Vec::new(),
         failure: Some(RelayFailure {
             kind,
             message: "the disk is full".into(),
@@ -105,6 +108,46 @@ async fn the_leases_of_a_vanished_relay_move_and_its_late_pieces_count() {
     two.report(&server, &task.relay_task, sid, object.pieces(&missing))
         .await;
     assert_eq!(server.task(&task.relay_task).await.state, TaskState::Final);
+}
+
+#[tokio::test]
+async fn a_paused_relay_is_shown_and_its_leases_go_to_another() {
+    let server = Server::start();
+    let (mut one, mut two) = (
+        server.enrol(Role::Relay).await,
+        server.enrol(Role::Relay).await,
+    );
+    let task = server.publish("disk.img", None).await;
+    let probed = one
+        .probed(&server, &task.relay_task, probe(8 * PIECE))
+        .await;
+    let sid = content(&probed).sid;
+    one.holds(sid, false);
+    one.state.contents[0].paused = Some("no\nroom".into());
+    let reply = one.sync(&server).await;
+    assert!(leased(&content(&reply)).is_empty());
+    let shown = server.task(&task.relay_task).await.growth.unwrap().relays;
+    assert_eq!(shown.len(), 1);
+    assert_eq!(
+        (shown[0].node, shown[0].leased, shown[0].have),
+        (one.id, 0, 1)
+    );
+    assert_eq!(shown[0].paused.as_deref(), Some("no room"), "on one line");
+    let order = content(
+        &two.until(&server, |reply| !leased(&content(reply)).is_empty())
+            .await,
+    );
+    let shown = server.task(&task.relay_task).await.growth.unwrap().relays;
+    let share = shown.iter().find(|share| share.node == two.id).unwrap();
+    assert_eq!(share.leased as usize, leased(&order).len());
+    // It goes on when it can.
+    one.state.contents[0].paused = None;
+    two.state.leaving = true;
+    two.sync(&server).await;
+    one.until(&server, |reply| leased(&content(reply)).len() == 8)
+        .await;
+    let shown = server.task(&task.relay_task).await.growth.unwrap().relays;
+    assert_eq!((shown[0].leased, shown[0].paused.clone()), (8, None));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! `floodway get`: download one file.
 
+mod explain;
 mod stream;
 mod view;
 
@@ -68,6 +69,9 @@ pub(crate) struct GetArgs {
     no_origin: bool,
     #[command(flatten)]
     peers: PeerArgs,
+    /// Say at the end which source brought how much, why HTTP was used, who reported the pieces, and how they were verified
+    #[arg(long, conflicts_with = "quiet")]
+    explain: bool,
     /// Print nothing but errors
     #[arg(long, conflicts_with = "json")]
     quiet: bool,
@@ -194,6 +198,7 @@ fn spec(args: GetArgs, started: Instant) -> Result<GetSpec, Failure> {
         listen: args.peers.listen,
         advertise: args.peers.advertise,
         peers: args.peers.peer,
+        explain: args.explain,
         started,
     })
 }

@@ -81,6 +81,9 @@ pub(crate) fn run(command: NodeCommand) -> Outcome {
                     say::json(&list);
                 } else {
                     say::line(nodes(&list.nodes));
+                    for relay in distrusted(&list.nodes) {
+                        say::line(relay);
+                    }
                 }
             }
             NodeCommand::Token(command) => token(command).await?,
@@ -131,6 +134,17 @@ async fn token(command: TokenCommand) -> Result<(), crate::exit::Failure> {
         }
     }
     Ok(())
+}
+
+/// Relays that are not trusted, each with the reason.
+fn distrusted(nodes: &[NodeView]) -> impl Iterator<Item = String> + '_ {
+    nodes.iter().filter_map(|node| {
+        let reason = node.distrusted.as_ref()?;
+        Some(format!(
+            "relay {} ({}) is not trusted any more: {reason}; see to it, then enrol it anew with another data folder",
+            node.name, node.node
+        ))
+    })
 }
 
 fn nodes(nodes: &[NodeView]) -> Table {

@@ -119,18 +119,18 @@ async fn wait(
 ) -> Result<(Task, End), Failure> {
     let id = task.task.clone().unwrap_or_else(|| task.relay_task.clone());
     let mut state = None;
-    let mut held_up = Vec::new();
+    let mut told = Vec::new();
     let mut heard = Instant::now();
     loop {
         if state != Some(task.state) {
             progress.note(&format!("task {id}: {}", human::word(task.state)));
             state = Some(task.state);
         }
-        let now = held_up_agents(&task);
-        for agent in now.iter().filter(|agent| !held_up.contains(*agent)) {
-            progress.note(agent);
+        let now = held_up(&task);
+        for why in now.iter().filter(|why| !told.contains(*why)) {
+            progress.note(why);
         }
-        held_up = now;
+        told = now;
         show(&task, progress);
         if let Some(end) = end(&task) {
             return Ok((task, end));
@@ -150,16 +150,23 @@ async fn wait(
     }
 }
 
-/// Agents that cannot go on for now, a full disk say, each with its reason.
-fn held_up_agents(task: &Task) -> Vec<String> {
+/// Relays and agents that cannot go on for now, a full disk say, each with its reason.
+fn held_up(task: &Task) -> Vec<String> {
+    let relays = task.growth.iter().flat_map(|growth| &growth.relays);
+    let relays = relays.filter_map(|relay| {
+        let why = relay.paused.as_deref()?;
+        Some(format!(
+            "relay {} ({}): paused: {why}",
+            relay.name, relay.node
+        ))
+    });
     let loading = |agent: &&TaskAgent| agent.state == AgentState::Downloading;
     let agents = task.agents.iter().filter(loading);
-    agents
-        .filter_map(|agent| {
-            let reason = agent.reason.as_deref()?;
-            Some(format!("agent {} ({}): {reason}", agent.name, agent.node))
-        })
-        .collect()
+    let agents = agents.filter_map(|agent| {
+        let reason = agent.reason.as_deref()?;
+        Some(format!("agent {} ({}): {reason}", agent.name, agent.node))
+    });
+    relays.chain(agents).collect()
 }
 
 fn show(task: &Task, progress: &mut Progress) {

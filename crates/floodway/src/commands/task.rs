@@ -1,7 +1,7 @@
 //! `floodway task list|show|cancel`.
 
 use clap::{Args, Subcommand};
-use floodway_api::rest::Task;
+use floodway_api::rest::{AuditCounts, RelayShare, Task};
 
 use crate::client::{ClientArgs, failure};
 use crate::exit::{Exit, Outcome};
@@ -107,10 +107,24 @@ pub(crate) fn print(task: &Task, json: bool) {
             "pieces",
             &format_args!("{sealed} of {pieces} signed, {phase}"),
         );
-        for relay in &growth.relays {
-            let (name, node) = (&relay.name, relay.node);
-            field("", &format_args!("{} from {name} ({node})", relay.pieces));
-        }
+    }
+    if let Some(audits) = task.growth.as_ref().and_then(|growth| growth.audits) {
+        let AuditCounts {
+            open,
+            equal,
+            different,
+            unread,
+        } = audits;
+        field(
+            "read again",
+            &format_args!(
+                "{equal} pieces the same, {different} different, {unread} not readable, {open} under way"
+            ),
+        );
+    }
+    let relays = task.growth.as_ref().map(|growth| &growth.relays);
+    if let Some(relays) = relays.filter(|relays| !relays.is_empty()) {
+        say::line(format_args!("\n{}", relay_table(relays)));
     }
     if task.agents.is_empty() {
         return;
@@ -128,6 +142,23 @@ pub(crate) fn print(task: &Task, json: bool) {
         ]);
     }
     say::line(format_args!("\n{agents}"));
+}
+
+fn relay_table(relays: &[RelayShare]) -> Table {
+    let mut table = Table::new(&["relay", "name", "reported", "leased", "held", "reason"]);
+    for relay in relays {
+        let paused = relay.paused.as_ref().map(|why| format!("paused: {why}"));
+        let distrusted = relay.distrusted.then(|| "not trusted any more".to_owned());
+        table.row(&[
+            &relay.node,
+            &relay.name,
+            &format_args!("{} pieces", relay.pieces),
+            &format_args!("{} pieces", relay.leased),
+            &human::bytes(relay.have),
+            &distrusted.or(paused).unwrap_or_default(),
+        ]);
+    }
+    table
 }
 
 fn table(tasks: &[Task]) -> Table {

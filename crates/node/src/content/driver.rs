@@ -27,6 +27,7 @@ use super::disk::Trouble;
 use super::growing::Growing;
 use super::help::Help;
 use super::park::Park;
+use super::shares::Shares;
 use super::sources::Sources;
 use super::{
     AddError, Command, Complete, Content, ContentError, ContentEvent, ContentSpec, Events,
@@ -58,6 +59,7 @@ pub(super) struct Driver {
     answers: Answers,
     pub(super) sources: Sources,
     peers: HashMap<PeerKey, Peer>,
+    shares: Shares,
     stock: StockNames,
     /// Peers with something in [`Peer::pending`].
     talked_to: Vec<PeerKey>,
@@ -177,6 +179,7 @@ pub(crate) async fn start(session: &Session, mut spec: ContentSpec) -> Result<Co
         answers: Answers::new(&spec.layout),
         sources: Sources::default(),
         peers: HashMap::new(),
+        shares: Shares::default(),
         stock: StockNames::default(),
         talked_to: Vec::new(),
         digests: HashMap::new(),
@@ -379,6 +382,7 @@ impl Driver {
                 hang_up,
             } => {
                 let hang_up = hang_up.drop_guard();
+                self.shares.peer_up(peer, addr);
                 self.peers.insert(
                     peer,
                     Peer {
@@ -419,7 +423,25 @@ impl Driver {
     fn forget_peer(&mut self, peer: PeerKey) -> bool {
         self.gossip(GossipInput::NeighbourDown { peer });
         self.answers.forget(peer);
+        self.shares.peer_down(peer);
         self.peers.remove(&peer).is_some()
+    }
+
+    fn count_share(&mut self, from: Sender, items: &[Item]) {
+        let bytes = items.iter().map(|item| match item {
+            Item::Block { data, .. } => data.len() as u64,
+            _ => 0,
+        });
+        let bytes: u64 = bytes.sum();
+        match from {
+            _ if bytes == 0 => {}
+            Sender::Peer(peer) => self.shares.by_peer(peer, bytes),
+            Sender::Http(request) => {
+                if let Some(source) = self.sources.of_request(request) {
+                    (self.shares).by_http(source.url.as_str(), source.class, bytes);
+                }
+            }
+        }
     }
 
     fn items(&mut self, from: Sender, items: Vec<Item>) {
@@ -430,6 +452,7 @@ impl Driver {
         };
         let now = self.session.now();
         self.changed = true;
+        self.count_share(from, &items);
         for item in items {
             match item {
                 Item::Input(input) => self.swarm.handle_input(now, input),
@@ -668,6 +691,7 @@ impl Driver {
             sha256,
             stamp,
             counters: progress.counters,
+            sources: self.shares.list(),
         };
         drop(progress);
         self.outcome

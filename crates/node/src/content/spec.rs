@@ -298,6 +298,19 @@ pub struct Finished {
     pub stamp: Option<FileStamp>,
     /// Bytes by source.
     pub counters: Counters,
+    /// What each peer and HTTP source brought.
+    pub sources: Vec<SourceShare>,
+}
+
+/// What one source brought of a content in this run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceShare {
+    /// The address of a peer, or the URL of a relay or origin.
+    pub source: String,
+    /// What it is.
+    pub class: SourceClass,
+    /// Block bytes that came from it, of use or not.
+    pub bytes: u64,
 }
 
 /// Why a content did not become complete.
@@ -340,6 +353,13 @@ pub enum AddError {
     /// The session is shutting down.
     #[error("this process is shutting down")]
     Closed,
+}
+
+impl AddError {
+    /// True when somebody can make room or give permission.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::Open(OpenError::Io(error)) if error.is_retryable())
+    }
 }
 
 /// Why bytes could not be read.

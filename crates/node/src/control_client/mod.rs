@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use floodway_api::rest::{
     Capabilities, CreateCapability, CreateJoinToken, CreateTask, Enrol, Enrolled, ErrorBody,
-    ErrorDetail, JoinToken, JoinTokenList, NodeList, Task, TaskList,
+    ErrorDetail, Growth, JoinToken, JoinTokenList, NodeList, Task, TaskList,
 };
 use floodway_api::sync::{SyncReply, SyncRequest};
 use floodway_origin::Bearer;
@@ -142,6 +142,15 @@ impl ControlClient {
             }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// How a content came to be: who reported its pieces.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn growth(&self, sid: Sid) -> Result<Growth, ClientError> {
+        let path = format!("api/v1/s/{sid}/growth");
+        self.get(&path).await
     }
 
     /// Where control itself serves the signed side of a content.

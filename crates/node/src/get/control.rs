@@ -253,6 +253,7 @@ fn request(
         serving: false,
         // Nothing is known yet: control sends the genesis and all records.
         manifest: Some(Head::default()),
+        paused: None,
     };
     SyncRequest {
         peer: Some(session.peer_addr()),

@@ -24,7 +24,7 @@ use crate::job::sink::Sink;
 use crate::job::{Board, Fetched, Job, Listener, Place, Rules};
 use crate::reasons::Reasons;
 use crate::seed::http_trackers;
-use crate::{Content, Session, SessionConfig};
+use crate::{Content, Session, SessionConfig, SourceShare};
 
 pub use crate::job::{GetError, GetEvent, VerifiedBy};
 pub use source::GetSource;
@@ -65,6 +65,8 @@ pub struct GetSpec {
     pub advertise: Option<SocketAddr>,
     /// Peers named by the user.
     pub peers: Vec<SocketAddr>,
+    /// Find out where everything came from, for [`GetReport::explanation`].
+    pub explain: bool,
     /// When the process started.
     pub started: Instant,
 }
@@ -117,6 +119,18 @@ pub struct GetReport {
     pub resumed_bytes: u64,
     /// Received and discarded.
     pub wasted_bytes: u64,
+    /// Where everything came from, if that was asked for. Not part of the last line.
+    #[serde(skip)]
+    pub explanation: Option<Box<Explanation>>,
+}
+
+/// Where a file came from, and who vouched for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Explanation {
+    /// What each peer and HTTP source brought.
+    pub sources: Vec<SourceShare>,
+    /// Who reported the pieces to control, and how many of them were read again by others; `None` without control.
+    pub growth: Option<floodway_api::rest::Growth>,
 }
 
 #[expect(clippy::ref_option, reason = "serde calls it so")]
@@ -230,7 +244,11 @@ async fn work_until(
     };
     let result = match result {
         Ok(fetched) => {
-            let report = report(spec, &fetched, &started.running.job.reasons);
+            let mut report = report(spec, &fetched, &started.running.job.reasons);
+            if spec.explain {
+                let explanation = explain(&started.running.job, &fetched).await;
+                report.explanation = Some(Box::new(explanation));
+            }
             seed(
                 spec,
                 fetched.content.as_ref(),
@@ -394,6 +412,26 @@ fn report(spec: &GetSpec, fetched: &Fetched, reasons: &Reasons) -> GetReport {
         // What no source brought was here before.
         resumed_bytes: finished.bytes.saturating_sub(peer + relay + origin),
         wasted_bytes: wasted,
+        explanation: None,
+    }
+}
+
+/// Asks control who vouched for the pieces; that it does not answer is no failure.
+async fn explain(job: &Job, fetched: &Fetched) -> Explanation {
+    let sid = job.orders.borrow().sid;
+    let growth = match job.link.as_ref().zip(sid) {
+        None => None,
+        Some((link, sid)) => match link.client.growth(sid).await {
+            Ok(growth) => Some(growth),
+            Err(error) => {
+                tracing::warn!(%error, "control does not say who reported the pieces");
+                None
+            }
+        },
+    };
+    Explanation {
+        sources: fetched.finished.sources.clone(),
+        growth,
     }
 }
 

@@ -170,6 +170,7 @@ impl Status {
             peer_sent: self.counters.sent,
             serving: true,
             manifest: serving.manifest,
+            paused: None,
         })
     }
 }

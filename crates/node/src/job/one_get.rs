@@ -11,14 +11,14 @@ use bytes::Bytes;
 use floodway_origin::{Expectation, Probe, ReadRequest, SourceUrl, Validator};
 use floodway_proto::Sha256;
 use floodway_store::OpenError;
-use floodway_swarm::Counters;
+use floodway_swarm::{Counters, SourceClass};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha2::{Digest, Sha256 as Hasher};
 use tokio::sync::mpsc;
 
 use super::{Fetched, GetError, GetEvent, Job, Nudge, VerifiedBy};
 use crate::origin_source::{again, reader};
-use crate::{AddError, Finished, Progress, State};
+use crate::{AddError, Finished, Progress, SourceShare, State};
 
 /// Chunks on their way to the disk.
 const QUEUE: usize = 64;
@@ -67,12 +67,22 @@ pub(super) async fn fetch(
     if let Some(sink) = job.sink.as_mut().filter(|sink| sink.waits()) {
         sink.file(&path).await?;
     }
+    let share = SourceShare {
+        source: job
+            .url
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        class: SourceClass::Origin,
+        bytes: counters.origin,
+    };
     let finished = Finished {
         path,
         bytes: counters.origin,
         sha256,
         stamp: None,
         counters,
+        sources: vec![share],
     };
     Ok(Fetched {
         content: None,

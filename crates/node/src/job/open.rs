@@ -2,12 +2,10 @@
 
 use std::time::Duration;
 
-use floodway_store::OpenError;
-
 use super::{GetError, Job, Nudge};
 use crate::node::add_known;
 use crate::state::DataDir;
-use crate::{AddError, Content, ContentSpec};
+use crate::{Content, ContentSpec};
 
 /// Between tries while the disk refuses.
 const RETRY_EVERY: Duration = Duration::from_secs(5);
@@ -23,7 +21,7 @@ pub(super) async fn open(
             Ok((content, _)) => return Ok(content),
             Err(error) => error,
         };
-        if job.rules.foreground || !may_pass(&error) {
+        if job.rules.foreground || !error.may_pass() {
             return Err(error.into());
         }
         tracing::warn!(%error, "the disk refused; nothing is fetched until it works again");
@@ -33,11 +31,6 @@ pub(super) async fn open(
             .set(Nudge::Changed, |status| status.reason = Some(reason));
         pause(job).await?;
     }
-}
-
-/// Somebody can make room or give permission.
-fn may_pass(error: &AddError) -> bool {
-    matches!(error, AddError::Open(OpenError::Io(error)) if error.is_retryable())
 }
 
 /// Waits for the next try; orders may end the job meanwhile.

@@ -155,6 +155,7 @@ async fn existing(job: &Job, path: &Path, expected: Sha256) -> Result<Option<Fet
         sha256: Some(found),
         stamp: None,
         counters,
+        sources: Vec::new(),
     };
     Ok(Some(Fetched {
         content: None,

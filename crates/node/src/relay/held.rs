@@ -1,7 +1,7 @@
 //! One content on this relay: from leased pieces to the final names.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use floodway_api::sync::{ContentReport, RelayContent, RelayFailure, RelayFailureKind};
 use floodway_origin::{Access, SourceUrl, UrlCheck};
@@ -14,21 +14,37 @@ use floodway_proto::{InfoHash, PieceIndex, SafeName, Sha256, Sid};
 use floodway_store::Hashes;
 use floodway_swarm::{Limits, Order as PieceOrder, Prefer, SourceClass};
 
+use super::alone::Alone;
+use super::audit::Auditor;
 use super::folder::file_url;
 use super::work::{News, Note, Tools, failure};
 use crate::job::sources::info_for_peers;
 use crate::manifest::{expand, unix_us, v2_name};
 use crate::node::add_known;
 use crate::origin_source::{expectation, same_host};
+use crate::state::StateError;
 use crate::{Content, ContentSpec, Growth, HttpSource, SourceFile, State, Target};
-
-/// A final content of which nobody has the missing pieces for so long is read from the origin again.
-const ALONE: Duration = Duration::from_secs(30);
 
 /// Why a content could not be opened.
 pub(super) enum OpenFailure {
     Final(RelayFailure),
+    /// Somebody can make room or give permission.
+    Disk(String),
     Passing(String),
+}
+
+impl OpenFailure {
+    fn of_state(error: &StateError) -> Self {
+        Self::of_disk(error.may_pass(), error)
+    }
+
+    fn of_disk(may_pass: bool, error: &dyn std::fmt::Display) -> Self {
+        if may_pass {
+            Self::Disk(error.to_string())
+        } else {
+            Self::Final(failure(RelayFailureKind::Local, error.to_string()))
+        }
+    }
 }
 
 /// A content on this relay.
@@ -53,8 +69,10 @@ pub(super) struct Held {
     told: Head,
     /// What was held at the last look.
     pub(super) looked_at: u64,
-    pub(super) kept: u64,
-    pub(super) kept_at: Instant,
+    alone: Alone,
+    pub(super) auditor: Auditor,
+    /// Why nothing is fetched for the moment.
+    pub(super) paused: Option<String>,
 }
 
 impl Held {
@@ -77,9 +95,9 @@ impl Held {
             tools
                 .data
                 .remove_content(order.sid)
-                .map_err(|error| local(&error))?;
+                .map_err(|error| OpenFailure::of_state(&error))?;
         }
-        let growth = growth(tools, &genesis).map_err(|error| local(&error))?;
+        let growth = growth(tools, &genesis)?;
         let v2_name = v2_name(&growth.manifest);
         // A run that knows records has told of its first piece.
         let is_new = growth.manifest.head() == Head::default();
@@ -87,7 +105,7 @@ impl Held {
         let folder = tools
             .data
             .content_folder(order.sid)
-            .map_err(|error| local(&error))?;
+            .map_err(|error| OpenFailure::of_state(&error))?;
         let check: Arc<dyn UrlCheck> = same_host(url);
         let layout = genesis.layout().map_err(|error| local(&error))?;
         let files = genesis.is_folder().then(|| source_files(url, &genesis));
@@ -143,13 +161,17 @@ impl Held {
         let is_final = torrent.is_some();
         let (content, complete) = add_known(&tools.session, Some(&tools.data), spec)
             .await
-            .map_err(|error| local(&error))?;
+            .map_err(|error| OpenFailure::of_disk(error.may_pass(), &error))?;
         if let Some(name) = v2_name.filter(|_| is_final) {
             // Another content of the same bytes answers by it.
             let _ = content.add_name(name);
         }
+        let layout = content.layout().clone();
+        let mut auditor = Auditor::new(tools.session.clone(), layout, origin.clone());
+        auditor.ordered(&order.audits);
         let held = Self {
             content,
+            auditor,
             is_signed: !genesis.keys.is_empty(),
             hides: tools.serve_after_complete,
             name: genesis.name,
@@ -162,8 +184,8 @@ impl Held {
             is_new,
             told,
             looked_at: 0,
-            kept: 0,
-            kept_at: Instant::now(),
+            alone: Alone::new(),
+            paused: None,
         };
         held.set_leases(order);
         Ok(held)
@@ -213,10 +235,11 @@ impl Held {
     /// Takes what control says. True when that is more than it has said before.
     pub(super) fn ordered(&mut self, order: &RelayContent, news: News) -> bool {
         self.set_leases(order);
+        self.auditor.ordered(&order.audits);
         if order.is_final && !self.ordered_final {
             self.ordered_final = true;
             self.content.set_leases(Vec::new());
-            self.kept_at = Instant::now();
+            self.alone = Alone::new();
         }
         let heads = news.records.iter().map(|record| record.record().head);
         let told = heads.max().map_or(self.told, |head| head.max(self.told));
@@ -268,12 +291,11 @@ impl Held {
     /// A final content that nobody has whole is completed from its origin.
     pub(super) fn look(&mut self) {
         let progress = self.content.progress().borrow().clone();
-        if self.kept != progress.have_bytes || progress.peers > 0 {
-            (self.kept, self.kept_at) = (progress.have_bytes, Instant::now());
-        }
-        let alone =
-            self.ordered_final && !self.complete && self.ranges && self.kept_at.elapsed() >= ALONE;
-        if alone && progress.state == State::Fetching {
+        let waits = self.ordered_final
+            && !self.complete
+            && self.ranges
+            && progress.state == State::Fetching;
+        if self.alone.look(waits, progress.have_bytes, Instant::now()) {
             tracing::warn!(sid = %self.sid, "nobody has the missing pieces: they are read from the origin");
             let all = 0..self.content.layout().piece_count();
             self.content.set_leases(vec![all]);
@@ -293,9 +315,25 @@ impl Held {
                 peer_sent: progress.counters.sent,
                 serving: !self.is_hidden(),
                 manifest: self.content.head().map(|_| self.told),
+                paused: self.paused.clone(),
             },
             changed,
         }
+    }
+}
+
+/// What a relay reports of a content that its disk does not let it open.
+pub(super) fn paused_report(sid: Sid, why: String) -> ContentReport {
+    ContentReport {
+        sid,
+        have: 0,
+        complete: false,
+        final_ok: false,
+        v2_ok: false,
+        peer_sent: 0,
+        serving: false,
+        manifest: None,
+        paused: Some(why),
     }
 }
 
@@ -312,12 +350,14 @@ fn source_files(folder: &SourceUrl, genesis: &Genesis) -> Result<Arc<[SourceFile
 }
 
 /// What this relay knows of the content's hashes from earlier runs.
-fn growth(tools: &Tools, genesis: &Genesis) -> Result<Growth, Box<dyn std::error::Error>> {
-    let mut manifest = Manifest::new(genesis.clone(), Accept::Sealed)?;
+fn growth(tools: &Tools, genesis: &Genesis) -> Result<Growth, OpenFailure> {
+    let manifest = Manifest::new(genesis.clone(), Accept::Sealed);
+    let mut manifest = manifest.map_err(|error| OpenFailure::of_disk(false, &error))?;
     let mut kept = tools.data.records(genesis.sid());
     kept.retain(|record| manifest.apply(record).is_ok());
     expand(&mut manifest, &tools.data.hashes(genesis.sid()));
-    tools.data.save_records(genesis.sid(), &kept)?;
+    let saved = tools.data.save_records(genesis.sid(), &kept);
+    saved.map_err(|error| OpenFailure::of_state(&error))?;
     Ok(Growth {
         manifest,
         is_relay: true,

@@ -5,6 +5,8 @@
 //! (and for probes); a piece is offered, to peers and over HTTP, once control has signed what it must hash to and its
 //! hash agrees.
 
+mod alone;
+mod audit;
 mod folder;
 mod held;
 mod http;
@@ -300,6 +302,7 @@ impl Duty for Relay {
                 .filter_map(|(id, tended)| tended.pending.report(id))
                 .collect(),
             streaming: true,
+            audits: true,
             ..SyncRequest::default()
         }
     }
@@ -310,6 +313,7 @@ impl Duty for Relay {
             Note::Begins(sid) => pending.begin(sid),
             Note::Probed(probe) => pending.probed(probe),
             Note::Piece(piece) => pending.piece(piece),
+            Note::Audited(piece, found) => pending.audited(piece, found),
             Note::Failed(failure) => pending.failed(failure),
             Note::Holds { report, changed } => {
                 pending.content = Some(report);

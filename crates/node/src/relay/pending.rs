@@ -19,6 +19,10 @@ pub(super) struct Pending {
     /// Every digest known of the content, and which of them control is to be told and has not acknowledged.
     digests: BTreeMap<u32, PieceReport>,
     unreported: BTreeSet<u32>,
+    /// The same of pieces that others report: control is told what they hash to here.
+    unconfirmed: BTreeSet<u32>,
+    /// What was found of pieces that control asked to read again; `None`: nothing could be read.
+    audited: BTreeMap<u32, Option<PieceReport>>,
     failure: Option<RelayFailure>,
     /// Every lease that this relay was ever given, of which content and pieces.
     leases: BTreeMap<u64, (Sid, Range<u32>)>,
@@ -50,7 +54,13 @@ impl Pending {
         self.digests.insert(piece.piece, piece);
         if self.was_leased(piece.piece) {
             self.unreported.insert(piece.piece);
+        } else {
+            self.unconfirmed.insert(piece.piece);
         }
+    }
+
+    pub(super) fn audited(&mut self, piece: u32, found: Option<PieceReport>) {
+        self.audited.insert(piece, found);
     }
 
     fn was_leased(&self, piece: u32) -> bool {
@@ -64,8 +74,10 @@ impl Pending {
             let range = lease.first..lease.first.saturating_add(lease.count);
             let known = self.leases.insert(lease.lease, (sid, range.clone()));
             if known.is_none() && self.sid == Some(sid) {
-                self.unreported
-                    .extend(self.digests.range(range).map(|(&piece, _)| piece));
+                let known = self.digests.range(range).map(|(&piece, _)| piece);
+                let known: Vec<u32> = known.collect();
+                self.unconfirmed.retain(|piece| !known.contains(piece));
+                self.unreported.extend(known);
             }
         }
     }
@@ -77,14 +89,25 @@ impl Pending {
             .iter()
             .filter_map(|piece| self.digests.get(piece))
             .take(PIECES_PER_SYNC);
+        let held = (self.unconfirmed.iter())
+            .filter_map(|piece| self.digests.get(piece))
+            .take(PIECES_PER_SYNC);
+        let now = || self.audited.iter().take(PIECES_PER_SYNC);
+        let audited = now().filter_map(|(_, found)| *found);
+        let unread = now().filter_map(|(piece, found)| found.is_none().then_some(*piece));
         let report = RelayReport {
             relay_task: relay_task.to_owned(),
             sid: self.sid,
             probe: self.probe.clone(),
             pieces: pieces.copied().collect(),
+            audited: audited.collect(),
+            held: held.copied().collect(),
+            unread: unread.collect(),
             failure: self.failure.clone(),
         };
+        let audits = report.audited.is_empty() && report.unread.is_empty();
         let empty = report.probe.is_none() && report.pieces.is_empty() && report.failure.is_none();
+        let empty = empty && audits && report.held.is_empty();
         (!empty).then_some(report)
     }
 
@@ -98,13 +121,24 @@ impl Pending {
                 self.unreported.remove(&piece.piece);
             }
         }
+        for piece in &report.held {
+            if self.digests.get(&piece.piece) == Some(piece) {
+                self.unconfirmed.remove(&piece.piece);
+            }
+        }
+        for found in &report.audited {
+            self.audited.remove(&found.piece);
+        }
+        for piece in &report.unread {
+            self.audited.remove(piece);
+        }
         if self.probe == report.probe {
             self.probe = None;
         }
         if self.failure == report.failure {
             self.failure = None;
         }
-        !self.unreported.is_empty()
+        !self.unreported.is_empty() || !self.unconfirmed.is_empty()
     }
 }
 
@@ -178,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_other_relays_gave_is_not_reported() {
+    fn what_other_relays_gave_is_confirmed_and_not_reported() {
         let mut pending = Pending::default();
         // The leases of a content may be known before the work on it begins, ..
         pending.leased(SID, &[lease(1, 0, 2)]);
@@ -186,6 +220,7 @@ mod tests {
         (0..4).for_each(|n| pending.piece(piece(n)));
         let report = pending.report("t").unwrap();
         assert_eq!(report.pieces, [piece(0), piece(1)]);
+        assert_eq!(report.held, [piece(2), piece(3)]);
         pending.acknowledged(&report);
         // .. hold for no other, and outlive a new beginning.
         let other = Sid([2; 32]);
@@ -198,6 +233,25 @@ mod tests {
         pending.leased(other, &[lease(3, 3, 1)]);
         (0..4).for_each(|n| pending.piece(piece(n)));
         assert_eq!(pending.report("t").unwrap().pieces, [piece(3)]);
+    }
+
+    #[test]
+    fn audits_are_told_until_they_are_acknowledged() {
+        let mut pending = Pending::default();
+        pending.begin(Some(SID));
+        pending.audited(3, Some(piece(3)));
+        pending.audited(5, None);
+        let report = pending.report("t").unwrap();
+        assert_eq!(
+            (&report.audited[..], &report.unread[..]),
+            (&[piece(3)][..], &[5][..])
+        );
+        assert_eq!(report.pieces, [], "read again is not reported first");
+        assert!(!pending.acknowledged(&report));
+        assert_eq!(pending.report("t"), None);
+        pending.audited(4, None);
+        pending.begin(Some(Sid([2; 32])));
+        assert_eq!(pending.report("t"), None, "of no interest any more");
     }
 
     #[test]

@@ -14,8 +14,9 @@ use floodway_proto::{SafeName, Sid};
 use floodway_swarm::SourceClass;
 use tokio::sync::{mpsc, watch};
 
+use super::audit::Audited;
 use super::folder;
-use super::held::{Held, OpenFailure};
+use super::held::{Held, OpenFailure, paused_report};
 use super::http::Serving;
 use crate::control_client::ControlClient;
 use crate::manifest::records;
@@ -61,6 +62,8 @@ pub(super) enum Note {
     Begins(Option<Sid>),
     Probed(ProbeReport),
     Piece(PieceReport),
+    /// A piece was read again for control; `None`: it could not be.
+    Audited(u32, Option<PieceReport>),
     Failed(RelayFailure),
     /// How much is held.
     Holds {
@@ -222,13 +225,9 @@ impl Work {
             }
             Err(error) => return End::Failed(failure(RelayFailureKind::Local, error.to_string())),
         };
-        let held = match Held::open(&self.tools, order, url, genesis).await {
+        let held = match self.open(order, url, &genesis).await {
             Ok(held) => held,
-            Err(OpenFailure::Final(failure)) => return End::Failed(failure),
-            Err(OpenFailure::Passing(problem)) => {
-                tracing::warn!(problem, "a content cannot be opened yet");
-                return End::Again;
-            }
+            Err(end) => return end,
         };
         held.open_to_others(&self.tools);
         // Control lists it as a source from the first report on.
@@ -248,6 +247,45 @@ impl Work {
             tracing::warn!(%error, "a dropped content could not be removed");
         }
         end
+    }
+
+    /// Opens the content; a full disk is waited for, as long as it takes, and control is told.
+    async fn open(
+        &mut self,
+        order: &RelayContent,
+        url: &SourceUrl,
+        genesis: &Genesis,
+    ) -> Result<Held, End> {
+        let mut order = order.clone();
+        loop {
+            match Held::open(&self.tools, &order, url, genesis.clone()).await {
+                Ok(held) => return Ok(held),
+                Err(OpenFailure::Final(failure)) => return Err(End::Failed(failure)),
+                Err(OpenFailure::Passing(problem)) => {
+                    tracing::warn!(problem, "a content cannot be opened yet");
+                    return Err(End::Again);
+                }
+                Err(OpenFailure::Disk(why)) => {
+                    tracing::warn!(
+                        why,
+                        "the disk refused; nothing is fetched until it works again"
+                    );
+                    let report = paused_report(order.sid, why);
+                    self.tell(Note::Holds {
+                        report,
+                        changed: true,
+                    });
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE) => {}
+                _ = self.reordered(Some(order.sid)) => return Err(End::Reordered),
+            }
+            // Leases may have changed meanwhile.
+            if let Some(newest) = self.orders.borrow_and_update().content.clone() {
+                order = newest;
+            }
+        }
     }
 
     /// Keeps a content going: leases, peers, records, events, the final names.
@@ -272,6 +310,11 @@ impl Work {
                             }
                         }
                         None => break End::Reordered,
+                    }
+                }
+                Some(audited) = held.auditor.next() => {
+                    if let Some(end) = self.audited(audited) {
+                        break end;
                     }
                 }
                 Some(event) = events.recv() => {
@@ -308,6 +351,21 @@ impl Work {
         end
     }
 
+    fn audited(&self, (piece, read): Audited) -> Option<End> {
+        let found = match read {
+            Ok(found) => found,
+            Err(error) if matches!(error.kind(), ErrorKind::Changed) => {
+                return Some(End::Failed(of_origin(&error)));
+            }
+            Err(error) => {
+                tracing::warn!(piece, %error, "a piece could not be read again for an audit");
+                None
+            }
+        };
+        self.tell(Note::Audited(piece, found));
+        None
+    }
+
     fn event(&self, held: &mut Held, event: &ContentEvent) -> Option<End> {
         match event {
             ContentEvent::PieceDone { piece, digest } => {
@@ -319,6 +377,16 @@ impl Work {
                         sha1,
                     }));
                 }
+                None
+            }
+            ContentEvent::Paused(error) => {
+                held.paused = Some(error.to_string());
+                self.tell(held.holds(true));
+                None
+            }
+            ContentEvent::Resumed => {
+                held.paused = None;
+                self.tell(held.holds(true));
                 None
             }
             ContentEvent::Record(record) => {

@@ -164,6 +164,7 @@ pub(crate) fn spec(source: GetSource, folder: &Path) -> GetSpec {
         listen: loopback(),
         advertise: None,
         peers: Vec::new(),
+        explain: false,
         started: Instant::now(),
     }
 }

@@ -398,6 +398,7 @@ fn content(genesis: &Genesis, is_final: bool) -> RelayContent {
         ranges: true,
         is_final,
         leases: if is_final { Vec::new() } else { leases },
+        audits: Vec::new(),
     }
 }
 

@@ -9,6 +9,7 @@ use floodway_node::{GetEvent, Progress, State, Step};
 use serde::Serialize;
 use serde_json::json;
 
+use super::explain;
 use crate::human;
 use crate::progress::Progress as Line;
 use crate::say::{self, Out};
@@ -188,6 +189,9 @@ impl Inner {
                 path: self.shown(&report.path).to_owned(),
                 ..report.clone()
             };
+            if let Some(explanation) = &report.explanation {
+                self.out.json(&explain::json(report, explanation));
+            }
             let event = "done";
             return self.out.json(&Done { event, report });
         }
@@ -214,6 +218,12 @@ impl Inner {
             None => self
                 .out
                 .line(format_args!("verified by {}", report.verified_by)),
+        }
+        if let Some(explanation) = &report.explanation {
+            for line in explain::lines(report, explanation) {
+                say::note(line);
+            }
+            return;
         }
         for reason in &report.reasons {
             say::note(format_args!("note: {reason}"));
