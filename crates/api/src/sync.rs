@@ -43,6 +43,9 @@ pub struct SyncRequest {
     /// The node verifies pieces by signed records, so contents may be offered to it while they still grow: only then do
     /// answers have [`ContentInfo::manifest`]. Nodes that leave it out learn of a content's hashes when it is final.
     pub streaming: bool,
+    /// Relays: the relays, by name or id, that this one takes its bytes from instead of any origin; empty: it reads origins.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub feeds_from: Vec<String>,
 }
 
 /// What a node holds of one content.
@@ -241,6 +244,9 @@ pub struct SyncReply {
     /// Relays: pieces of the last sync that do not count, and why. Reporting them again is of no use.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<RefusedPieces>,
+    /// Relays: names in [`SyncRequest::feeds_from`] that mean no relay that is live.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub absent_upstreams: Vec<String>,
 }
 
 /// What control knows of a content.

@@ -8,6 +8,7 @@
 mod admin;
 mod contents;
 mod enrol;
+mod levels;
 mod manifest;
 mod relay;
 mod reply;

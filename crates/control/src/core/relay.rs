@@ -215,7 +215,7 @@ impl Core {
     }
 
     /// A relay as people know it: its name and id.
-    fn name_of(&self, node: NodeId) -> String {
+    pub(super) fn name_of(&self, node: NodeId) -> String {
         let row = self.model.nodes.get(&node);
         row.map_or_else(
             || node.to_string(),
@@ -324,9 +324,9 @@ impl Core {
         }
     }
 
-    /// Fails the relay tasks that every live relay has given up.
+    /// Fails the relay tasks that every live relay that reads origins has given up.
     pub(super) fn judge_open_tasks(&mut self) {
-        let relays: Vec<_> = self.live_relays().collect();
+        let relays: Vec<_> = self.origin_readers().collect();
         if relays.is_empty() {
             return;
         }
@@ -439,6 +439,9 @@ impl Core {
 
     /// Deals leases of all open contents to a relay whose answer is about to be made.
     pub(super) fn deal_to(&mut self, node: NodeId) {
+        if self.feeds(node) {
+            return;
+        }
         let open = self
             .model
             .relay_tasks
@@ -470,7 +473,7 @@ impl Core {
         let (row, table) = (self.model.contents.get(&sid)?, self.model.pieces.get(&sid)?);
         let live = self.live.get(&node)?;
         let working = self
-            .live_relays()
+            .origin_readers()
             .filter(|relay| !self.has_failed(*relay, &row.relay_task));
         let chunk = self.advanced().lease_size.0 / u64::from(row.piece_length.max(1));
         let dealt = self.model.leases.get(&sid).map_or(&[][..], Vec::as_slice);

@@ -5,6 +5,7 @@ mod client;
 mod faults;
 mod flow;
 mod growing;
+mod levels;
 mod names;
 mod parking;
 mod relays;
