@@ -45,6 +45,9 @@ pub struct SyncRequest {
     pub streaming: bool,
     /// Relays: it reads pieces again that other relays reported, when it is asked to ([`RelayContent::audits`]).
     pub audits: bool,
+    /// Relays: the relays, by name or id, that this one takes its bytes from instead of any origin; empty: it reads origins.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub feeds_from: Vec<String>,
 }
 
 /// What a node holds of one content.
@@ -256,6 +259,9 @@ pub struct SyncReply {
     /// Relays: pieces of the last sync that do not count, and why. Reporting them again is of no use.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<RefusedPieces>,
+    /// Relays: names in [`SyncRequest::feeds_from`] that mean no relay that is live.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub absent_upstreams: Vec<String>,
 }
 
 /// What control knows of a content.

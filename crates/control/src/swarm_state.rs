@@ -224,20 +224,14 @@ impl Swarms {
         }
         chosen
             .iter()
-            .map(|key| PeerInfo {
-                addr: swarm.peers[key].addr,
-                node: match key {
-                    PeerKey::Own(node) => Some(*node),
-                    PeerKey::Stock(..) => None,
-                },
-                name: match key {
-                    PeerKey::Own(_) => None,
-                    PeerKey::Stock(_, name) => Some(*name),
-                },
-                streaming: swarm.peers[key].streaming,
-                final_ok: swarm.peers[key].final_ok,
-            })
+            .map(|key| swarm.peers[key].info(*key))
             .collect()
+    }
+
+    /// One peer of a content, for an own node.
+    pub(crate) fn peer(&self, sid: Sid, key: PeerKey) -> Option<PeerInfo> {
+        let peer = self.by_sid.get(&sid)?.peers.get(&key)?;
+        Some(peer.info(key))
     }
 
     /// Addresses for a stock client: own nodes that answer by the name of its torrent, and stock clients under the same name.
@@ -282,6 +276,22 @@ impl Swarms {
         let keys = || self.by_sid.values().flat_map(|swarm| swarm.peers.keys());
         let own = keys().filter(|key| matches!(key, PeerKey::Own(_))).count();
         (own, keys().count() - own)
+    }
+}
+
+impl Peer {
+    fn info(&self, key: PeerKey) -> PeerInfo {
+        let (node, name) = match key {
+            PeerKey::Own(node) => (Some(node), None),
+            PeerKey::Stock(_, name) => (None, Some(name)),
+        };
+        PeerInfo {
+            addr: self.addr,
+            node,
+            streaming: self.streaming,
+            name,
+            final_ok: self.final_ok,
+        }
     }
 }
 

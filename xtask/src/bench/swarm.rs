@@ -28,7 +28,7 @@ use crate::tools;
 
 #[derive(Args)]
 pub(crate) struct SwarmArgs {
-    /// Scenarios by name (s1, s2, s3, rtt60, staggered, churn, unequal, nat, quick) or TOML files
+    /// Scenarios by name (s1, s1-cold, s2, s3, rtt60, staggered, churn, unequal, nat, quick) or TOML files
     #[arg(default_values = ["s1", "s2", "s3"])]
     scenarios: Vec<String>,
     /// Who takes part; NAME+seed has one more of the program seed beside the web seed

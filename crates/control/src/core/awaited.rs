@@ -48,7 +48,7 @@ impl Core {
 
     /// True when a relay that works on the task, or could, is live or may come back in a moment.
     pub(super) fn may_be_relayed(&self, relay_task: &str) -> bool {
-        let mut relays = self.live_relays().chain(self.awaited_relays());
+        let mut relays = self.origin_readers().chain(self.awaited_relays());
         relays.any(|node| !self.has_failed(node, relay_task))
     }
 

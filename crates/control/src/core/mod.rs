@@ -12,6 +12,7 @@ mod confirm;
 mod contents;
 mod enrol;
 mod growth;
+mod levels;
 mod manifest;
 mod relay;
 mod reply;

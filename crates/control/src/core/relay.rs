@@ -340,12 +340,12 @@ impl Core {
         }
     }
 
-    /// Fails the relay tasks that every relay has given up that is live or may come back in a moment.
+    /// Fails the relay tasks that every relay has given up that reads origins and is live, or may come back in a moment.
     pub(super) fn judge_open_tasks(&mut self) {
-        if self.live_relays().next().is_none() {
+        if self.origin_readers().next().is_none() {
             return;
         }
-        let relays: Vec<_> = self.live_relays().chain(self.awaited_relays()).collect();
+        let relays: Vec<_> = self.origin_readers().chain(self.awaited_relays()).collect();
         let open = self
             .model
             .relay_tasks
@@ -482,6 +482,9 @@ impl Core {
 
     /// Deals leases of all open contents to a relay whose answer is about to be made.
     pub(super) fn deal_to(&mut self, node: NodeId) {
+        if self.feeds(node) {
+            return;
+        }
         let open = self
             .model
             .relay_tasks
@@ -514,7 +517,7 @@ impl Core {
         let (row, table) = (self.model.contents.get(&sid)?, self.model.pieces.get(&sid)?);
         let live = self.live.get(&node)?;
         let working = self
-            .live_relays()
+            .origin_readers()
             .filter(|relay| !self.has_failed(*relay, &row.relay_task));
         let chunk = self.advanced().lease_size.0 / u64::from(row.piece_length.max(1));
         let dealt = self.model.leases.get(&sid).map_or(&[][..], Vec::as_slice);

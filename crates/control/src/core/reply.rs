@@ -176,6 +176,7 @@ impl Core {
             capability_key: key,
             control_key: self.control_key(node),
             refused: self.refused(node),
+            absent_upstreams: self.absent_upstreams(node),
         };
         reply.version = self.version(node, &reply);
         (reply, interval)
@@ -262,7 +263,10 @@ impl Core {
             .relay_tasks
             .values()
             .filter(|task| task.is_live());
+        // Who feeds from others has nothing to probe.
+        let feeds = self.feeds(node);
         tasks
+            .filter(|task| !feeds || task.sid.is_some())
             .filter(|task| task.state == RelayState::Final || !self.has_failed(node, &task.id))
             .map(|task| RelayOrder {
                 relay_task: task.id.clone(),
@@ -320,15 +324,14 @@ impl Core {
         let is_final = row.state == ContentState::Final;
         let relay_live = self.may_be_relayed(&task.id);
         let relays = self.relay_sources(node, sid);
-        let labels = self.model.nodes.get(&node).map(|row| &row.labels);
-        let site = labels
-            .and_then(|labels| labels.get("site"))
-            .cloned()
-            .unwrap_or_default();
+        let site = self.site_of(node).to_owned();
         let complete = self.has_complete(node, sid);
-        let peers = self
+        let mut peers = self
             .swarms
             .for_node(sid, node, &site, complete, &mut self.rng);
+        if self.feeds(node) {
+            peers = self.peers_of_level(node, sid, peers);
+        }
         Some(ContentInfo {
             sid,
             is_final,
@@ -339,10 +342,14 @@ impl Core {
         })
     }
 
-    /// True when a relay is live that works on the task, or could.
+    /// True when a relay is live that works on the task, or could: one that feeds from others only when it has everything.
     pub(super) fn has_live_relay(&self, relay_task: &str) -> bool {
+        let task = self.model.relay_tasks.get(relay_task);
+        let sid = task.and_then(|task| task.sid);
+        let provides =
+            |node: NodeId| !self.feeds(node) || sid.is_some_and(|sid| self.has_complete(node, sid));
         self.live_relays()
-            .any(|node| !self.has_failed(node, relay_task))
+            .any(|node| provides(node) && !self.has_failed(node, relay_task))
     }
 
     /// The live relays that hold something of the content, or serve it while they fetch it, those with everything first; among
@@ -375,8 +382,13 @@ impl Core {
 
     fn relay_sources(&self, node: NodeId, sid: Sid) -> Vec<RelaySource> {
         let expires = self.now.us.cast_unsigned() / 1_000_000 + CAPABILITY_SECONDS;
-        let relays = self.serving_relays(sid, Some(node)).into_iter();
+        let mut relays = self.serving_relays(sid, Some(node));
+        relays.retain(|relay| self.may_feed(node, relay.node));
+        if !self.feeds(node) && relays.iter().any(|relay| self.feeds_site(relay.node, node)) {
+            relays.retain(|relay| self.feeds_site(relay.node, node));
+        }
         relays
+            .into_iter()
             .map(|relay| RelaySource {
                 node: relay.node,
                 url: format!("{}/api/v1/s/{sid}/data", relay.http),
@@ -451,7 +463,7 @@ impl Core {
         let relay_live = match task {
             Some(task) => self.may_be_relayed(&task.id),
             None => self
-                .live_relays()
+                .origin_readers()
                 .chain(self.awaited_relays())
                 .next()
                 .is_some(),

@@ -157,6 +157,7 @@ impl Core {
             let message = format!("more than {CONTENTS_MAX} contents in one sync");
             return Err(ApiError::bad_field("contents", message));
         }
+        self.check_levels(&row, request)?;
         let peer = request.peer.filter(|addr| addr.port() != 0);
         let peer = peer.map(|addr| reachable(addr, remote));
         let http = request
@@ -204,6 +205,7 @@ impl Core {
         live.http = http;
         live.dies = dies;
         live.said.boot = request.boot;
+        live.said.feeds_from.clone_from(&request.feeds_from);
         live.recent.clear();
         live.refused.clear();
         self.awaited.came(row.id);

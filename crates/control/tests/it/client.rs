@@ -253,7 +253,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    fn new(enrolled: Enrolled) -> Self {
+    pub(crate) fn new(enrolled: Enrolled) -> Self {
         let last = enrolled.node.0[15];
         let state = SyncRequest {
             boot: 1,

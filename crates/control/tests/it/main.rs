@@ -7,6 +7,7 @@ mod comeback;
 mod faults;
 mod flow;
 mod growing;
+mod levels;
 mod names;
 mod parking;
 mod relays;

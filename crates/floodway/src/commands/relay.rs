@@ -55,18 +55,23 @@ pub(crate) struct NodeArgs {
     json: bool,
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Serialize)]
 pub(crate) struct RelayArgs {
     #[command(flatten)]
+    #[serde(flatten)]
     node: NodeArgs,
+    /// Take everything from this relay, by name or node id, and read no origin; may be given several times
+    #[arg(long, value_name = "RELAY")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    feeds_from: Vec<String>,
     /// For measurements: offer nothing before everything is there
     #[arg(long, hide = true)]
+    #[serde(skip)]
     bench_serve_after_complete: bool,
 }
 
 pub(crate) fn run(args: &RelayArgs) -> Outcome {
-    let settings: settings::Relay =
-        settings::load("relay", args.node.config.as_deref(), &args.node)?;
+    let settings: settings::Relay = settings::load("relay", args.node.config.as_deref(), args)?;
     let relay = RelaySettings {
         node: NodeSettings {
             data: settings.data,
@@ -82,6 +87,7 @@ pub(crate) fn run(args: &RelayArgs) -> Outcome {
             peers_max: settings.advanced.peers_max,
         },
         http: HttpSide::Own(settings.http),
+        feeds_from: settings.feeds_from,
         serve_after_complete: args.bench_serve_after_complete,
     };
     runtime::full()?.block_on(async {

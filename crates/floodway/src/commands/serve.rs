@@ -94,6 +94,7 @@ async fn serve(settings: settings::Serve, shutdown: CancellationToken) -> Outcom
             url: control.public_url().to_owned(),
             serving: serving.clone(),
         },
+        feeds_from: Vec::new(),
         serve_after_complete: false,
     };
     let stop_http = CancellationToken::new();

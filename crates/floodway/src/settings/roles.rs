@@ -33,6 +33,9 @@ documented! {
         pub(crate) token_file: Option<PathBuf>,
         /// A name for people, such as "relay-1". Default: this machine's.
         pub(crate) name: Option<String>,
+        /// Relays from which this one takes everything instead of reading origins, such as ["relay-1"]: by the name that they were
+        /// given, or by node id. Default: none, it reads origins.
+        pub(crate) feeds_from: Vec<String>,
         /// Where agents read over HTTP. Default: every address, a free port.
         pub(crate) http: SocketAddr,
         /// Where peers connect. Default: every address, a free port.
@@ -134,6 +137,7 @@ impl Default for Relay {
             control: None,
             token_file: None,
             name: None,
+            feeds_from: Vec::new(),
             http: ANY,
             listen: ANY,
             advertise: None,

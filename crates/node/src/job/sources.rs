@@ -66,13 +66,13 @@ pub(super) fn web_seed(url: &str, name: &SafeName, length: u64) -> Option<HttpSo
 /// Capabilities in use, by the relay's URL. Control may make a new one with every sync; a request under way need not
 /// break for that.
 #[derive(Debug, Default)]
-pub(super) struct Capabilities(HashMap<String, (Instant, String)>);
+pub(crate) struct Capabilities(HashMap<String, (Instant, String)>);
 
 /// A capability is used this long before a newer one takes its place.
 const CAPABILITY_AGE: Duration = Duration::from_mins(5);
 
 impl Capabilities {
-    pub(super) fn pick(&mut self, url: &str, offered: &str, now: Instant) -> String {
+    pub(crate) fn pick(&mut self, url: &str, offered: &str, now: Instant) -> String {
         match self.0.get(url) {
             Some((since, used)) if now.duration_since(*since) < CAPABILITY_AGE => used.clone(),
             _ => {
@@ -83,14 +83,14 @@ impl Capabilities {
     }
 
     /// The relay refused it: the next one that control offers is used.
-    pub(super) fn forget(&mut self, url: &str) {
+    pub(crate) fn forget(&mut self, url: &str) {
         self.0.remove(url);
     }
 }
 
 /// The relays that control names, as sources. Of a content that still grows only those that let requests wait for what they
 /// have not got yet.
-pub(super) fn relays(
+pub(crate) fn relays(
     info: Option<&ContentInfo>,
     length: u64,
     is_final: bool,

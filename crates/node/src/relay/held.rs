@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use floodway_api::sync::{ContentReport, RelayContent, RelayFailure, RelayFailureKind};
+use floodway_api::sync::{
+    ContentInfo, ContentReport, RelayContent, RelayFailure, RelayFailureKind,
+};
 use floodway_origin::{Access, SourceUrl, UrlCheck};
 use floodway_proto::facts::Accept;
 use floodway_proto::genesis::{Genesis, GenesisFile};
@@ -18,7 +20,7 @@ use super::alone::Alone;
 use super::audit::Auditor;
 use super::folder::file_url;
 use super::work::{News, Note, Tools, failure};
-use crate::job::sources::info_for_peers;
+use crate::job::sources::{Capabilities, info_for_peers, relays};
 use crate::manifest::{expand, unix_us, v2_name};
 use crate::node::add_known;
 use crate::origin_source::{expectation, same_host};
@@ -56,6 +58,8 @@ pub(super) struct Held {
     pub(super) origin: HttpSource,
     /// Control signs its facts. It does for all contents but those made by older versions.
     pub(super) is_signed: bool,
+    /// It reads no origin but relays, by these capabilities.
+    feeds: Option<Capabilities>,
     /// It is shown to nobody before it is final.
     pub(super) hides: bool,
     /// Control says that it is final; and this relay knows its final names.
@@ -147,7 +151,11 @@ impl Held {
             linear_digest: false,
             peers: Vec::new(),
             trackers: Vec::new(),
-            sources: vec![origin.clone()],
+            sources: if tools.feeds {
+                Vec::new()
+            } else {
+                vec![origin.clone()]
+            },
             verifiable: false,
             growth: Some(growth),
         };
@@ -174,6 +182,7 @@ impl Held {
             auditor,
             is_signed: !genesis.keys.is_empty(),
             hides: tools.serve_after_complete,
+            feeds: tools.feeds.then(Capabilities::default),
             name: genesis.name,
             sid: order.sid,
             ranges: order.ranges,
@@ -193,7 +202,7 @@ impl Held {
 
     fn set_leases(&self, order: &RelayContent) {
         // What is final is got from others; see `look` for when there are none.
-        if self.is_final || self.ordered_final {
+        if self.is_final || self.ordered_final || self.feeds.is_some() {
             return;
         }
         let leases = order
@@ -241,11 +250,30 @@ impl Held {
             self.content.set_leases(Vec::new());
             self.alone = Alone::new();
         }
+        self.feed(news.info.as_ref());
         let heads = news.records.iter().map(|record| record.record().head);
         let told = heads.max().map_or(self.told, |head| head.max(self.told));
         self.content.add_records(news.records);
         self.content.add_peers(news.peers);
         std::mem::replace(&mut self.told, told) != told
+    }
+
+    /// A relay that feeds from others reads these over HTTP too.
+    fn feed(&mut self, info: Option<&ContentInfo>) {
+        let (Some(capabilities), Some(info), false) = (&mut self.feeds, info, self.complete) else {
+            return;
+        };
+        let length = self.content.layout().length().unwrap_or(0);
+        let is_final = self.is_final || self.ordered_final;
+        let relays = relays(Some(info), length, is_final, capabilities);
+        self.content.set_sources(relays);
+    }
+
+    /// A relay that is read over HTTP does not take the capability any more.
+    pub(super) fn refused_by(&mut self, relay: &SourceUrl) {
+        if let Some(capabilities) = &mut self.feeds {
+            capabilities.forget(relay.as_str());
+        }
     }
 
     /// The content has its final names: `torrent` is kept for a restart.
@@ -291,7 +319,8 @@ impl Held {
     /// A final content that nobody has whole is completed from its origin.
     pub(super) fn look(&mut self) {
         let progress = self.content.progress().borrow().clone();
-        let waits = self.ordered_final
+        let waits = self.feeds.is_none()
+            && self.ordered_final
             && !self.complete
             && self.ranges
             && progress.state == State::Fetching;

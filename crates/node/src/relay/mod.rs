@@ -2,7 +2,7 @@
 //!
 //! Entry: [`run`]. One `Work` per relay task does everything about its content; the relay itself only
 //! carries its notes to control and control's orders to it. Invariants: an origin is read only for pieces under lease
-//! (and for probes); a piece is offered, to peers and over HTTP, once control has signed what it must hash to and its
+//! (and for probes), and never by a relay that feeds from others; a piece is offered, to peers and over HTTP, once control has signed what it must hash to and its
 //! hash agrees.
 
 mod alone;
@@ -49,6 +49,8 @@ pub struct RelaySettings {
     pub node: NodeSettings,
     /// Its HTTP side.
     pub http: HttpSide,
+    /// The relays, by name or id, from which this one takes everything; empty: it reads origins.
+    pub feeds_from: Vec<String>,
     /// For measurements only: offers nothing before it has everything, as relays did without streaming start.
     pub serve_after_complete: bool,
 }
@@ -116,6 +118,7 @@ pub async fn run(
         session: session.clone(),
         client: client_seen,
         serving,
+        feeds: !settings.feeds_from.is_empty(),
         serve_after_complete: settings.serve_after_complete,
     };
     let mut relay = Relay {
@@ -126,6 +129,8 @@ pub async fn run(
         notes: send_notes,
         kept: String::new(),
         capability_key: None,
+        feeds_from: settings.feeds_from.clone(),
+        absent: Vec::new(),
     };
     relay.restore()?;
     let desk = Desk {
@@ -162,6 +167,9 @@ struct Relay {
     /// What was kept last, as text.
     kept: String,
     capability_key: Option<HexBytes>,
+    feeds_from: Vec<String>,
+    /// Which of these control did not know when it last answered.
+    absent: Vec<String>,
 }
 
 /// One relay task and the one who works on it.
@@ -274,6 +282,18 @@ impl Relay {
     }
 }
 
+/// Says which relays are missing that this one feeds from.
+fn log_absent(names: &[String]) {
+    if names.is_empty() {
+        tracing::info!("all relays that this one feeds from are live");
+        return;
+    }
+    tracing::warn!(
+        ?names,
+        "no relay of this name is live, and this one feeds from it: start it, or correct `feeds_from`"
+    );
+}
+
 /// Leases die with the process start that they were given to.
 fn without_leases(order: &RelayOrder) -> RelayOrder {
     let mut order = order.clone();
@@ -302,7 +322,8 @@ impl Duty for Relay {
                 .filter_map(|(id, tended)| tended.pending.report(id))
                 .collect(),
             streaming: true,
-            audits: true,
+            audits: self.feeds_from.is_empty(),
+            feeds_from: self.feeds_from.clone(),
             ..SyncRequest::default()
         }
     }
@@ -340,6 +361,10 @@ impl Duty for Relay {
     fn apply(&mut self, mut reply: SyncReply) {
         if let Some(key) = reply.capability_key.take() {
             self.set_key(key);
+        }
+        if reply.absent_upstreams != self.absent {
+            self.absent = std::mem::take(&mut reply.absent_upstreams);
+            log_absent(&self.absent);
         }
         for refused in &reply.refused {
             tracing::warn!(

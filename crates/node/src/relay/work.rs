@@ -42,6 +42,8 @@ pub(super) struct Order {
 #[derive(Clone, Debug, Default)]
 pub(super) struct News {
     pub(super) peers: Vec<PeerAt>,
+    /// What it says of the content as a whole.
+    pub(super) info: Option<ContentInfo>,
     /// Records that this relay did not report to know. Lost ones come again with the next sync.
     pub(super) records: Vec<Signed>,
 }
@@ -51,6 +53,7 @@ impl News {
         Self {
             peers: info.peers.iter().map(PeerAt::from).collect(),
             records: records(info.manifest.as_ref()),
+            info: Some(info.clone()),
         }
     }
 }
@@ -78,6 +81,8 @@ pub(super) struct Tools {
     pub(super) session: Session,
     pub(super) client: watch::Receiver<ControlClient>,
     pub(super) serving: Serving,
+    /// It takes everything from other relays, and reads no origin.
+    pub(super) feeds: bool,
     /// See [`RelaySettings`](super::RelaySettings).
     pub(super) serve_after_complete: bool,
 }
@@ -117,6 +122,8 @@ impl Work {
             let result = match self.source_url() {
                 Err(failure) => Err(failure),
                 Ok(url) => match &order.content {
+                    // Control does not ask it to. One that was started with other settings may have.
+                    None if self.tools.feeds => Ok(()),
                     None => self.probe(&url).await,
                     Some(content) => match self.content(content, &url).await {
                         End::Failed(failure) => Err(failure),
@@ -424,6 +431,10 @@ impl Work {
                 }
                 // Without a pinned version the next GET may bring another one: nothing of this one may stay.
                 (!held.ranges && !held.is_final).then_some(End::Again)
+            }
+            ContentEvent::SourceFailed { source, .. } => {
+                held.refused_by(source);
+                None
             }
             _ => None,
         }

@@ -49,6 +49,7 @@ async fn relay(control: &Control, data: &Path) -> Role {
     let settings = RelaySettings {
         node: node(control, data, "join"),
         http: HttpSide::Own(loopback()),
+        feeds_from: Vec::new(),
         serve_after_complete: false,
     };
     let task = tokio::spawn(relay::run(settings, async { drop(stopped.await) }, |at| {

@@ -25,6 +25,10 @@ pub(crate) const PEER_PORT: u16 = 6881;
 pub(crate) enum Program {
     /// Floodway with its own control and a relay on the origin's host; the content is known before the start.
     Native,
+    /// The same, but control and relay first hear of the file from the clients.
+    NativeCold,
+    /// The same with a relay that offers nothing before it has everything.
+    NativeColdAfterComplete,
     /// Floodway as an ordinary BitTorrent client with a web seed.
     Stock,
     Libtorrent,
@@ -37,8 +41,10 @@ pub(crate) enum Program {
     Curl,
 }
 
-const PROGRAMS: [(&str, Program); 8] = [
+const PROGRAMS: [(&str, Program); 10] = [
     ("native", Program::Native),
+    (COLD, Program::NativeCold),
+    (COLD_AFTER_COMPLETE, Program::NativeColdAfterComplete),
     ("stock", Program::Stock),
     ("libtorrent", Program::Libtorrent),
     ("libtorrent-tuned", Program::LibtorrentTuned),
@@ -47,6 +53,10 @@ const PROGRAMS: [(&str, Program); 8] = [
     ("rqbit", Program::Rqbit),
     ("curl", Program::Curl),
 ];
+
+/// The names of the two programs that the goals of cold scenarios compare.
+pub(crate) const COLD: &str = "native-cold";
+pub(crate) const COLD_AFTER_COMPLETE: &str = "native-cold-after-complete";
 
 /// A program and whether one more of it seeds on the origin's host, beside the web seed: `NAME` or `NAME+seed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +84,9 @@ impl FromStr for Contender {
             seed,
         };
         match program {
-            Program::Native | Program::Curl if seed => bail!("{name} needs no seed"),
+            _ if seed && (program.is_native() || *program == Program::Curl) => {
+                bail!("{name} needs no seed")
+            }
             Program::Rqbit if !seed => bail!("rqbit has no web seeds: use rqbit+seed"),
             _ => Ok(contender),
         }
@@ -98,7 +110,10 @@ impl Contender {
 
 fn path(tools: &Tools, program: Program) -> Option<PathBuf> {
     match program {
-        Program::Native | Program::Stock => Some(tools.floodway.clone()),
+        Program::Native
+        | Program::NativeCold
+        | Program::NativeColdAfterComplete
+        | Program::Stock => Some(tools.floodway.clone()),
         Program::Libtorrent | Program::LibtorrentTuned => tools.python.clone(),
         Program::Aria2 => find("aria2c"),
         Program::Transmission => find("transmission-daemon"),
@@ -108,6 +123,14 @@ fn path(tools: &Tools, program: Program) -> Option<PathBuf> {
 }
 
 impl Program {
+    /// Whether Floodway's own control and relay take part.
+    pub(crate) fn is_native(self) -> bool {
+        matches!(
+            self,
+            Self::Native | Self::NativeCold | Self::NativeColdAfterComplete
+        )
+    }
+
     pub(crate) fn is_there(self, tools: &Tools) -> bool {
         path(tools, self).is_some()
     }
@@ -170,7 +193,10 @@ impl Swarm<'_> {
         }
         command.env("no_proxy", "*");
         let done = match program {
-            Program::Native | Program::Stock => self.floodway(&mut command, role, host, &target),
+            Program::Native
+            | Program::NativeCold
+            | Program::NativeColdAfterComplete
+            | Program::Stock => self.floodway(&mut command, role, host, &target),
             Program::Libtorrent | Program::LibtorrentTuned => {
                 let role = if role == Role::Seed { "seed" } else { "share" };
                 command
@@ -323,6 +349,7 @@ mod tests {
         let error = |text: &str| text.parse::<Contender>().unwrap_err().to_string();
         assert!(error("rqbit").contains("use rqbit+seed"));
         assert!(error("native+seed").contains("needs no seed"));
-        assert!(error("deluge").contains("there are native, stock"));
+        assert!(error("native-cold+seed").contains("needs no seed"));
+        assert!(error("deluge").contains("there are native, native-cold"));
     }
 }

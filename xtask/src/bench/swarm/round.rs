@@ -84,8 +84,17 @@ impl Round<'_> {
 
     fn with_servers(&self, folder: &Path, file: &Path, members: &[Client]) -> Result<Record> {
         let origin = SocketAddrV4::new(network::address(ORIGIN), HTTP_PORT);
-        let url = format!("http://{origin}/file.bin");
-        let mut servers = vec![start_nginx(folder, file, origin)?];
+        let (server, url) = match self.scenario.origin.body_mbit {
+            None => (
+                start_nginx(folder, file, origin)?,
+                format!("http://{origin}/file.bin"),
+            ),
+            Some(rate) => (
+                self.start_paced_origin(folder, file, origin, rate)?,
+                format!("http://{origin}/files/file.bin"),
+            ),
+        };
+        let mut servers = vec![server];
         let (mut tracker, announce) = start_tracker(folder)?;
         let torrent_file = folder.join("file.torrent");
         let web_seed = self.contender.has_web_seed().then_some(url.as_str());
@@ -97,9 +106,10 @@ impl Round<'_> {
             &announce,
             web_seed,
         )?;
-        let control = match self.contender.program {
-            Program::Native => Some(self.start_control(folder, &url, &mut servers)?),
-            _ => None,
+        let control = if self.contender.program.is_native() {
+            Some(self.start_control(folder, &url, &mut servers)?)
+        } else {
+            None
         };
         let swarm = Swarm {
             tools: self.tools,
@@ -120,7 +130,25 @@ impl Round<'_> {
         record
     }
 
-    /// Control on an unshaped host and a relay on the origin's; the content is known when this returns.
+    /// An origin that never sends bodies faster than `mbit`, whoever asks.
+    fn start_paced_origin(
+        &self,
+        folder: &Path,
+        file: &Path,
+        at: SocketAddrV4,
+        mbit: f64,
+    ) -> Result<Job> {
+        let root = file.parent().context("the file lies in a folder")?;
+        let mut command = Command::new(&self.tools.floodway);
+        command
+            .args(["demo-origin", "--http", &at.to_string(), "--limit"])
+            .arg(format!("{mbit}Mbit/s"))
+            .arg(root);
+        ready(ORIGIN, &command, &folder.join("origin.log"))
+    }
+
+    /// Control on an unshaped host and a relay on the origin's. The content is known when this returns, unless clients are to
+    /// find it cold.
     fn start_control(
         &self,
         folder: &Path,
@@ -153,7 +181,13 @@ impl Round<'_> {
                 "--listen",
                 &format!("{own}:{PEER_PORT}"),
             ]);
+        if self.contender.program == Program::NativeColdAfterComplete {
+            relay.arg("--bench-serve-after-complete");
+        }
         servers.push(ready(ORIGIN, &relay, &folder.join("relay.log"))?);
+        if self.contender.program != Program::Native {
+            return Ok((address, token));
+        }
         let mut publish = floodway();
         publish
             .args([

@@ -7,11 +7,15 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::scenario::Scenario;
+use super::contender::{COLD, COLD_AFTER_COMPLETE};
+use super::scenario::{GOODPUT, Scenario};
 use crate::bench::stats::{MIB, machine, median};
 
-/// How much of what an Ethernet frame with its 14 bytes of header carries is TCP payload.
-const GOODPUT: f64 = 1448.0 / 1514.0;
+/// Goals of cold scenarios: at most this many times one copy of the paced origin, and so many seconds more.
+const COLD_COPIES: f64 = 1.05;
+const COLD_SECONDS: f64 = 1.0;
+/// At least so many times as fast as a relay that serves after it has everything.
+const COLD_RATIO: f64 = 1.8;
 
 /// All runs, in the order in which they were made.
 #[derive(Default, Serialize, Deserialize)]
@@ -228,11 +232,37 @@ fn of_scenario(runs: &[&Record]) -> String {
         .collect();
     rows.sort_by(|a, b| a.order().total_cmp(&b.order()));
     let least = rows.iter().filter_map(|row| row.makespan).reduce(f64::min);
-    for row in rows {
+    for row in &rows {
         row.write(&mut text, least);
     }
     text.push('\n');
+    write_cold_goals(&mut text, scenario, &rows);
     text
+}
+
+/// What a cold start is to reach beside a paced origin, and what it did.
+fn write_cold_goals(text: &mut String, scenario: &Scenario, rows: &[Row<'_>]) {
+    let of = |name| rows.iter().find(|row| row.program == name)?.makespan;
+    let (Some(copy), Some(cold)) = (scenario.one_copy_seconds(), of(COLD)) else {
+        return;
+    };
+    let goal = COLD_COPIES * copy + COLD_SECONDS;
+    let met = |is_met: bool| if is_met { "met" } else { "missed" };
+    let reached = met(cold <= goal);
+    write!(
+        text,
+        "One copy takes the origin {copy:.1} s. {COLD}: {cold:.1} s, goal {goal:.1} s ({COLD_COPIES} copies and {COLD_SECONDS} s): {reached}."
+    )
+    .expect("strings take everything");
+    if let Some(after) = of(COLD_AFTER_COMPLETE) {
+        let (ratio, reached) = (after / cold, met(after / cold >= COLD_RATIO));
+        write!(
+            text,
+            " {ratio:.2} × as fast as {COLD_AFTER_COMPLETE}, goal {COLD_RATIO} ×: {reached}."
+        )
+        .expect("strings take everything");
+    }
+    text.push_str("\n\n");
 }
 
 /// Medians of one program in one scenario.
@@ -363,6 +393,26 @@ mod tests {
             ]
         );
         assert_eq!(text.matches("- slow: 1: `get`").count(), 1);
+    }
+
+    #[test]
+    fn cold_runs_beside_a_paced_origin_are_held_against_their_goals() {
+        let mut results = Results::default();
+        for (program, seconds) in [(COLD, 15.0), (COLD_AFTER_COMPLETE, 30.0)] {
+            let scenario = Scenario::load("s1-cold").unwrap();
+            results.add(Record {
+                scenario,
+                ..record(program, [Some(seconds); 2])
+            });
+        }
+        let text = results.markdown();
+        let goals = "native-cold: 15.0 s, goal 15.8 s (1.05 copies and 1 s): met. 2.00 × as fast";
+        assert!(text.contains(goals), "{text}");
+        results.add(Record {
+            scenario: Scenario::load("s1-cold").unwrap(),
+            ..record(COLD, [Some(30.0); 2])
+        });
+        assert_eq!(results.markdown().matches("missed").count(), 2);
     }
 
     #[test]
