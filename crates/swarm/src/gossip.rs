@@ -54,6 +54,8 @@ struct Neighbour {
     is_eager: bool,
     /// The newest record that was sent to it at once, and that it has not said to have had already.
     pushed: Option<Head>,
+    /// So often it had what was sent to it at once.
+    in_vain: u8,
     /// The newest record it was told of by STATE.
     told: Head,
     /// When it may be told again.
@@ -157,6 +159,7 @@ impl Gossip {
             head,
             is_eager: !is_relay && eager < self.config.eager,
             pushed: None,
+            in_vain: 0,
             told: Head::default(),
             tell_at: now,
             records: Budget::new(self.config.records_per_s),
@@ -164,6 +167,10 @@ impl Gossip {
             outstanding: Outstanding::default(),
         };
         self.neighbours.insert(peer, neighbour);
+        // What it knew before it came nobody sends by itself.
+        if head > self.manifest.complete_to() {
+            self.want_head(now, peer);
+        }
     }
 
     fn message(&mut self, now: Time, peer: PeerKey, message: ManifestMessage) {

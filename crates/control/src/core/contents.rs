@@ -254,12 +254,13 @@ impl Core {
         })
     }
 
-    /// The digests of the pieces of one group (512), once all of them are known.
-    pub(crate) fn group(&self, sid: Sid, group: u32) -> Result<Group, ApiError> {
+    /// The digests of the pieces of one group (512), or of those in `part` only, once all of them are known.
+    pub(crate) fn group(&self, sid: Sid, group: u32, part: Range<u32>) -> Result<Group, ApiError> {
         let row = self.known(sid)?;
         let count = row.layout().map_or(0, |layout| layout.piece_count());
         let first = group.saturating_mul(GROUP_PIECES).min(count);
-        let pieces = first..count.min(first.saturating_add(GROUP_PIECES));
+        let end = count.min(first.saturating_add(GROUP_PIECES));
+        let pieces = first.max(part.start)..end.min(part.end);
         if pieces.is_empty() || row.state == ContentState::Superseded {
             let message = format!("content {sid} has no group {group} of pieces, or was replaced");
             return Err(ApiError::not_found(message));

@@ -129,7 +129,11 @@ pub(super) async fn hashes(
     let number = group.parse();
     let group =
         number.map_err(|_| ApiError::bad_field("group", "the group of pieces must be a number"))?;
-    let pieces = app.handle.call(move |core| core.group(sid, group)).await?;
+    let first: u32 = query(raw.as_deref(), "first")?.unwrap_or_default();
+    let count: u32 = query(raw.as_deref(), "count")?.unwrap_or(u32::MAX);
+    let part = first..first.saturating_add(count);
+    let pieces = app.handle.call(move |core| core.group(sid, group, part));
+    let pieces = pieces.await?;
     let digests = match pieces.digests {
         Some(digests) => digests,
         None => stored(&app, sid, pieces.pieces).await?,

@@ -195,6 +195,10 @@ async fn the_signed_side_can_be_read_and_waited_for_over_http() {
 
     let early = server.get(&path("hashes/0"), &token).await;
     assert_eq!(early.refusal(), (404, "not_known".into(), None));
+    let part = server.get(&path("hashes/0?first=0&count=1"), &token).await;
+    assert_eq!((part.status, part.body), (200, report(0).node.0.to_vec()));
+    let more = server.get(&path("hashes/0?first=0&count=2"), &token).await;
+    assert_eq!(more.refusal(), (404, "not_known".into(), None));
     let shown = server.task(&task).await.growth.unwrap();
     assert_eq!(
         (shown.phase, shown.sealed, shown.pieces),

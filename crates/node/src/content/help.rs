@@ -1,23 +1,24 @@
 //! Asking relays, and control when none helps, over HTTP for a growing content's records and hashes.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use floodway_origin::{Bearer, OriginError, SourceUrl, SourceUrlError};
+use floodway_proto::Sha256;
 use floodway_proto::record::{Head, RecordError, Signed};
-use floodway_proto::{Layout, Sha256};
 use floodway_swarm::gossip::{GossipInput, HttpAnswer, HttpQuestion};
 use tokio::task::AbortHandle;
 
+use super::Packet;
 use super::driver::Driver;
 use super::growing::Growing;
-use super::{Packet, Shared};
 use crate::session::Session;
 
 /// Bytes of records in one answer: 100 GB in pieces of 4 MiB need 2 MB in all.
 const RECORDS_MAX: usize = 8 << 20;
-/// Pieces in one answer to `hashes/GROUP`.
+/// Pieces in a group.
 const GROUP_PIECES: u32 = 512;
 /// How long an answer may be waited for when there is nothing new, in seconds.
 const WAIT_S: u32 = 25;
@@ -153,7 +154,7 @@ impl Driver {
         self.help.asked = Some(helper.base.clone());
         let (session, content) = (self.session.clone(), Arc::clone(&self.shared));
         let task = tokio::spawn(async move {
-            let helped = helper.ask(&session, &content, question).await;
+            let helped = helper.ask(&session, question).await;
             // A driver that is gone does not care.
             let _ = content.packets.send(Packet::Helped(helped)).await;
         });
@@ -190,7 +191,7 @@ impl Driver {
 }
 
 impl Helper {
-    async fn ask(&self, session: &Session, content: &Shared, question: HttpQuestion) -> Helped {
+    async fn ask(&self, session: &Session, question: HttpQuestion) -> Helped {
         match question {
             HttpQuestion::Records { have, wait } => {
                 let wait = if wait { WAIT_S } else { 0 };
@@ -204,27 +205,29 @@ impl Helper {
                 Ok(HttpAnswer::Records(records))
             }
             HttpQuestion::Hashes { pieces } => {
-                let groups = pieces.start / GROUP_PIECES..=(pieces.end.max(1) - 1) / GROUP_PIECES;
-                let first = groups.start() * GROUP_PIECES;
-                let mut hashes = Vec::new();
-                for group in groups {
-                    hashes.extend(self.group(session, &content.layout, group).await?);
+                let (mut hashes, mut first) = (Vec::new(), pieces.start);
+                while first < pieces.end {
+                    let group = first / GROUP_PIECES;
+                    let end = (group + 1).saturating_mul(GROUP_PIECES).min(pieces.end);
+                    hashes.extend(self.group(session, group, first..end).await?);
+                    first = end;
                 }
+                let first = pieces.start;
                 Ok(HttpAnswer::Hashes { first, hashes })
             }
         }
     }
 
+    /// The hashes of some pieces of a group.
     async fn group(
         &self,
         session: &Session,
-        layout: &Layout,
         group: u32,
+        pieces: Range<u32>,
     ) -> Result<Vec<Sha256>, HelpError> {
-        let first = group.saturating_mul(GROUP_PIECES);
-        let count = layout.piece_count().saturating_sub(first).min(GROUP_PIECES);
-        let expected = count as usize * 32;
-        let path = format!("hashes/{group}");
+        let (first, count) = (pieces.start, pieces.len());
+        let expected = count * 32;
+        let path = format!("hashes/{group}?first={first}&count={count}");
         let found = self.document(session, &path, expected).await?;
         let bytes = found.unwrap_or_default();
         let (hashes, rest) = bytes.as_chunks::<32>();

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::record::{Head, Part, Signed};
 
-/// The newest snapshot and what followed it.
+/// The newest snapshot, what followed it, and what came before it back to the snapshot before: a snapshot leaves out the
+/// hashes of single pieces, which those who are hardly behind find in the records that they lack.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Log {
     records: BTreeMap<Head, (Signed, Option<Part>)>,
@@ -75,15 +76,23 @@ impl Log {
         if self.is_superseded(first) || !(0..part.of).all(is_part) {
             return;
         }
-        self.base = Some(first);
-        self.records = self.records.split_off(&first);
+        let kept_from = self.base.replace(first).unwrap_or(first);
+        self.records = self.records.split_off(&kept_from);
         self.complete_to = self.complete_to.max(last);
+    }
+
+    /// True when all records between the one and the other, of one term, are kept.
+    fn leads_on_from(&self, have: Head, to: Head) -> bool {
+        let between = self.records.range(have..to).count();
+        have.term == to.term && have.seq > 0 && between as u64 == to.seq - have.seq
     }
 
     /// What somebody lacks who knows all up to `have`.
     pub(super) fn after(&self, have: Head) -> impl Iterator<Item = &Signed> {
         // A snapshot's parts make sense only together.
-        let from = self.base.filter(|base| have < *base);
+        let from = self
+            .base
+            .filter(|base| have < *base && !self.leads_on_from(have, *base));
         let records = self.records.iter();
         let records =
             records.filter(move |(head, _)| from.map_or(**head > have, |from| **head >= from));

@@ -620,3 +620,40 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_is_hardly_behind_a_snapshot_gets_the_records_before_it() {
+    let mut control = Control::new(Some(pieces(600)));
+    let mut relay = manifest(Some(pieces(600)));
+    apply_all(&mut relay, &control.records);
+    let mut follower = relay.clone();
+    let mut late = manifest(Some(pieces(600)));
+    let mut snapshots = 0;
+    for piece in 0..300 {
+        let records = control.seal(&[fact(piece)]);
+        snapshots += usize::from(records.len() > 1);
+        apply_all(&mut relay, &records);
+        // It asks now and then, as over HTTP.
+        if piece % 7 == 6 {
+            let lacks: Vec<_> = relay
+                .records_after(follower.complete_to())
+                .cloned()
+                .collect();
+            apply_all(&mut follower, &lacks);
+            assert_eq!(follower.facts().proven_pieces(), piece + 1);
+            assert_eq!(follower.complete_to(), relay.head());
+        }
+    }
+    assert!(snapshots > 2, "{snapshots}");
+    // Who comes late, or has slept, reads the newest snapshot and what followed it.
+    let all = relay.records_after(Head::default()).count();
+    assert!(all < 300 / snapshots + 2, "{all}");
+    let slept = Head {
+        term: relay.head().term,
+        seq: 3,
+    };
+    assert_eq!(relay.records_after(slept).count(), all);
+    let lacks: Vec<_> = relay.records_after(Head::default()).cloned().collect();
+    apply_all(&mut late, &lacks);
+    assert_eq!(late.complete_to(), relay.head());
+}

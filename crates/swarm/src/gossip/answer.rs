@@ -56,6 +56,7 @@ impl Gossip {
             neighbour.told = head;
             // It did not hear of it otherwise.
             neighbour.is_eager |= eager < self.config.eager.saturating_mul(EAGER_MOST);
+            neighbour.in_vain = 0;
         }
     }
 

@@ -20,6 +20,8 @@ const APART: Duration = Duration::from_millis(100);
 const QUIET: Duration = Duration::from_secs(5);
 /// First and longest pause after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_mins(1));
+/// Pieces in one question.
+const HASHES_LIMIT: u32 = 512;
 /// A question that the driver has not answered for so long was lost.
 const LOST: Duration = Duration::from_mins(2);
 
@@ -33,7 +35,7 @@ pub enum HttpQuestion {
         /// The answer may wait until there are some.
         wait: bool,
     },
-    /// For the hashes of pieces, which lie under one sealed node.
+    /// For the hashes of at most 512 pieces, all of them under sealed nodes.
     Hashes {
         /// Which.
         pieces: Range<u32>,
@@ -89,9 +91,9 @@ pub(super) struct Helpline {
     /// It is for hashes.
     asks_hashes: bool,
     records: Patience,
-    /// Hashes come by whole groups, which nobody has while pieces of theirs are being fetched: that holds up no records.
+    /// Whoever is asked may be behind: that holds up no records.
     hashes: Patience,
-    /// Nothing is being fetched any more: all groups are whole.
+    /// Nothing is being fetched any more: all hashes are known.
     is_whole: bool,
     /// The last answer brought what no neighbour had: they are behind.
     follows: bool,
@@ -128,7 +130,12 @@ impl Helpline {
 
     fn failed(&mut self, now: Time) {
         if self.asks_hashes {
+            let is_first = self.hashes.failures == 0;
             self.hashes.failed(now);
+            if is_first {
+                // Somebody else has the turn, who may not be behind.
+                self.hashes.not_before = now + APART;
+            }
         } else {
             self.records.failed(now);
         }
@@ -298,14 +305,23 @@ impl Gossip {
         hashes.into_iter().chain(records).min().map(Due::At)
     }
 
-    /// The first pieces whose hashes are wanted and not known; all lie under one sealed node.
+    /// The first pieces whose hashes are wanted and not known, and what follows as far as it is sealed: who has the records
+    /// that seal them knows their hashes.
     fn lacking_hashes(&mut self) -> Option<Range<u32>> {
         let facts = self.manifest.facts();
         while let Some((&first, &end)) = self.wanted.first_key_value() {
             let missing = (first..end).find(|&piece| !facts.is_proven(piece));
             let node = missing.and_then(|piece| facts.sealed_node(piece));
             if let Some(node) = node {
-                return Some(facts.pieces_of(node));
+                let mut pieces = facts.pieces_of(node);
+                while let Some(node) = facts.sealed_node(pieces.end) {
+                    let next = facts.pieces_of(node).end;
+                    if next - pieces.start > HASHES_LIMIT {
+                        break;
+                    }
+                    pieces.end = next;
+                }
+                return Some(pieces);
             }
             self.wanted.pop_first();
         }

@@ -11,6 +11,8 @@ use crate::PeerKey;
 
 /// A neighbour is told what is new at most so often.
 const TELL_EVERY: Duration = Duration::from_secs(1);
+/// A neighbour that had so many new records before it was sent them gets them from others.
+const IN_VAIN: u8 = 2;
 /// So many are told at a time; who hears it asks, and passes it on.
 const TOLD_AT_ONCE: usize = 4;
 
@@ -49,9 +51,10 @@ impl Gossip {
         let Some(neighbour) = self.neighbours.get_mut(&peer) else {
             return;
         };
-        // It had what we sent from somebody else, sooner.
+        // It had what we sent from somebody else, sooner. Once that may be control, which tells everybody who joins.
         if neighbour.pushed.take().is_some_and(|pushed| head >= pushed) {
-            neighbour.is_eager = false;
+            neighbour.in_vain += 1;
+            neighbour.is_eager &= neighbour.in_vain < IN_VAIN;
         }
         neighbour.head = neighbour.head.max(head);
     }

@@ -12,6 +12,7 @@ use floodway_proto::{SafeName, digest};
 
 use super::*;
 
+mod follow;
 mod http;
 mod net;
 
@@ -190,6 +191,75 @@ fn sent(outputs: &[GossipOutput], to: PeerKey) -> Vec<&ManifestMessage> {
         _ => None,
     });
     sent.collect()
+}
+
+#[test]
+fn who_comes_ahead_is_asked_at_once() {
+    let mut control = Control::new(64);
+    let mut gossip = agent(64);
+    for record in control.seal([]) {
+        feed(&mut gossip, 0, GossipInput::Record(record));
+    }
+    let have = gossip.manifest().complete_to();
+    control.seal([0]);
+    let ahead = |peer| GossipInput::NeighbourUp {
+        peer,
+        head: control.sealer.head(),
+        is_relay: true,
+    };
+    let outputs = feed(&mut gossip, 10, ahead(A));
+    assert_eq!(sent(&outputs, A), [&ManifestMessage::GetHead { have }]);
+    // One question at a time.
+    assert!(sent(&feed(&mut gossip, 11, ahead(B)), B).is_empty());
+}
+
+#[test]
+fn what_control_said_sooner_makes_no_neighbour_lazy() {
+    let mut control = Control::new(64);
+    let mut relay = Gossip::new(ms(0), manifest(64), GossipConfig::relay(), 1);
+    let mut gossip = agent(64);
+    feed(&mut relay, 0, up(A));
+    let here = GossipInput::NeighbourUp {
+        peer: B,
+        head: Head::default(),
+        is_relay: true,
+    };
+    feed(&mut gossip, 0, here);
+    // Both have the first record from control, the node because it joins; what they say of it crosses.
+    let first = control.seal([]).remove(0);
+    let record = || GossipInput::Record(first.clone());
+    let of_node = feed(&mut gossip, 1, record());
+    let of_relay = feed(&mut relay, 1, record());
+    for message in sent(&of_node, B) {
+        feed(&mut relay, 2, says(A, message.clone()));
+    }
+    for message in sent(&of_relay, A) {
+        for answer in sent(&feed(&mut gossip, 2, says(B, message.clone())), B) {
+            feed(&mut relay, 3, says(A, answer.clone()));
+        }
+    }
+    for piece in 0..3 {
+        let next = control.seal([piece]).remove(0);
+        let outputs = feed(&mut relay, 100, GossipInput::Record(next.clone()));
+        let expected = ManifestMessage::Record(next.clone());
+        assert!(sent(&outputs, A).contains(&&expected), "piece {piece}");
+        feed(&mut gossip, 101, says(B, expected));
+    }
+    // Whoever has all of it from somebody else sooner is not sent it any more.
+    let mut pushes = 0;
+    for piece in 3..10 {
+        let next = control.seal([piece]).remove(0);
+        let outputs = feed(&mut relay, 5000, GossipInput::Record(next.clone()));
+        let pushed = ManifestMessage::Record(next);
+        pushes += usize::from(sent(&outputs, A).contains(&&pushed));
+        let state = ManifestMessage::State {
+            head: control.sealer.head(),
+            sealed: piece,
+            capabilities: 0,
+        };
+        feed(&mut relay, 5001, says(A, state));
+    }
+    assert!((1..4).contains(&pushes), "{pushes}");
 }
 
 /// Two links break and a node joins while facts come.
@@ -449,10 +519,9 @@ fn wrong_hashes_end_the_connection_and_others_are_asked() {
     ));
     let other = if peer == A { B } else { A };
     let asked_again = sent(&outputs, other);
-    assert!(
-        matches!(asked_again[..], [ManifestMessage::GetFacts { .. }]),
-        "{asked_again:?}"
-    );
+    let count = u16::try_from(gossip.manifest().facts().pieces_of(node).len()).unwrap();
+    let question = ManifestMessage::GetFacts { first, count };
+    assert!(asked_again.contains(&&question), "{asked_again:?}");
 }
 
 /// 100 GB in pieces of 4 MiB.

@@ -1,6 +1,7 @@
 //! `/api/v1/s/SID/{genesis,head,hashes/G}`: the signed side of a content, as control serves it too, for nodes that no
 //! neighbour helps.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -116,26 +117,16 @@ pub(super) async fn hashes(
 ) -> Result<Response, Refusal> {
     let content = by_capability(&serving, &sid, &headers)?.content;
     let group: u32 = group.parse().map_err(|_| Refusal::BadQuery)?;
-    let mut is_v1 = false;
-    for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
-        if name == "alg" {
-            is_v1 = match &*value {
-                "sha256" => false,
-                "sha1" => true,
-                _ => return Err(Refusal::BadQuery),
-            };
-        }
-    }
+    let asked = Asked::parse(query.as_deref())?;
     let count = content.layout().piece_count();
-    let first = group.saturating_mul(GROUP_PIECES).min(count);
-    let pieces = first..count.min(first.saturating_add(GROUP_PIECES));
+    let pieces = asked.of_group(group, count);
     if pieces.is_empty() {
         return Err(Refusal::NoSuchGroup);
     }
     let digests = content.look(move |known| -> Option<Vec<u8>> {
         let mut digests = Vec::with_capacity(pieces.len() * 32);
         for piece in pieces {
-            if is_v1 {
+            if asked.is_v1 {
                 digests.extend(known.sha1s.get(&PieceIndex(piece))?.0);
             } else {
                 digests.extend(proven(known.manifest.facts(), piece)?.0);
@@ -145,6 +136,44 @@ pub(super) async fn hashes(
     });
     let digests = digests.await.ok_or(Refusal::NotSigned)?;
     reply(digests.ok_or(Refusal::NotKnown)?, IMMUTABLE)
+}
+
+/// What `hashes` is asked.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    /// For entries of the v1 torrent.
+    is_v1: bool,
+    /// Only for so many pieces from the first one on: they may be known before the whole group is.
+    first: u32,
+    count: u32,
+}
+
+impl Asked {
+    fn parse(query: Option<&str>) -> Result<Self, Refusal> {
+        let mut asked = Self {
+            is_v1: false,
+            first: 0,
+            count: u32::MAX,
+        };
+        for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+            match (&*name, &*value) {
+                ("alg", "sha256") => asked.is_v1 = false,
+                ("alg", "sha1") => asked.is_v1 = true,
+                ("alg", _) => return Err(Refusal::BadQuery),
+                ("first", value) => asked.first = value.parse().map_err(|_| Refusal::BadQuery)?,
+                ("count", value) => asked.count = value.parse().map_err(|_| Refusal::BadQuery)?,
+                _ => {}
+            }
+        }
+        Ok(asked)
+    }
+
+    /// What is asked for of a group of a content of `count` pieces.
+    fn of_group(&self, group: u32, count: u32) -> Range<u32> {
+        let first = group.saturating_mul(GROUP_PIECES);
+        let end = count.min(first.saturating_add(GROUP_PIECES));
+        first.max(self.first)..end.min(self.first.saturating_add(self.count))
+    }
 }
 
 fn proven(facts: &FactStore, piece: u32) -> Option<Sha256> {
@@ -161,6 +190,19 @@ fn reply(bytes: Vec<u8>, cache: &str) -> Result<Response, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn part_of_a_group_may_be_asked_for() {
+        let of = |query: &str| Asked::parse(Some(query)).unwrap().of_group(1, 700);
+        assert_eq!(of(""), 512..700);
+        assert_eq!(of("first=520&count=8&alg=sha1"), 520..528);
+        assert_eq!(of("first=4294967295&count=4294967295").len(), 0);
+        assert_eq!(of("first=0&count=512").len(), 0);
+        assert_eq!(of("first=699&count=9"), 699..700);
+        for bad in ["first=", "count=-1", "alg=", "count=x"] {
+            assert_eq!(Asked::parse(Some(bad)), Err(Refusal::BadQuery), "{bad}");
+        }
+    }
 
     #[test]
     fn what_head_is_asked_is_read_strictly() {

@@ -187,7 +187,15 @@ async fn hashes_are_served_once_a_group_is_known() {
     assert_eq!((early.status, early.code().as_str()), (404, "not_known"));
     assert_eq!(early.header(header::RETRY_AFTER), "2");
     let pieces = LENGTH.div_ceil(PIECE);
-    let sealed = growing.seal(0..pieces);
+    // A part of it sooner: who comes while it grows gets no more by records than what these fold to.
+    let sealed = growing.seal(0..2);
+    growing.tell(sealed).await;
+    let part = growing.ask("hashes/0?first=1&count=1", &[]).await;
+    assert_eq!((part.status, part.body), (200, growing.node(1).0.to_vec()));
+    for path in ["hashes/0?first=1&count=2", "hashes/0?first=2", "hashes/0"] {
+        assert_eq!(growing.ask(path, &[]).await.code(), "not_known", "{path}");
+    }
+    let sealed = growing.seal(2..pieces);
     growing.tell(sealed).await;
     let hashes = growing.ask("hashes/0", &[]).await;
     let expected: Vec<u8> = (0..pieces)
@@ -200,6 +208,8 @@ async fn hashes_are_served_once_a_group_is_known() {
         ("hashes/4294967295", 404, "not_found"),
         ("hashes/x", 400, "bad_request"),
         ("hashes/0?alg=md5", 400, "bad_request"),
+        ("hashes/0?first=99999&count=1", 404, "not_found"),
+        ("hashes/0?count=x", 400, "bad_request"),
         ("head?after=x", 400, "bad_request"),
     ] {
         let reply = growing.ask(path, &[]).await;
