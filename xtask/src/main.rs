@@ -2,6 +2,8 @@
 
 mod bench;
 mod deny;
+#[cfg(test)]
+mod documented;
 mod shell;
 mod tools;
 

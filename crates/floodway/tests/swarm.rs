@@ -546,9 +546,22 @@ fn a_small_file_and_an_empty_one_are_distributed() {
 
 #[test]
 fn origins_without_ranges_are_relayed_by_one_get() {
+    one_relay_reads_once(24 * MIB, Lie::NoRanges);
+}
+
+#[test]
+fn origins_without_a_strong_validator_are_relayed_by_one_get() {
+    for lie in [Lie::WeakEtag, Lie::NoValidator] {
+        let seen = one_relay_reads_once(3 * MIB, lie);
+        let conditional = |seen: &&Seen| seen.headers.contains_key("if-match");
+        assert_eq!(seen.iter().filter(conditional).count(), 0, "{seen:#?}");
+    }
+}
+
+/// Two relays and two agents get the file of this origin, and one of the relays reads it in one go.
+fn one_relay_reads_once(length: u64, lie: Lie) -> Vec<Seen> {
     let dir = TestDir::new();
-    let body = random_bytes(24 * MIB, 9);
-    let origin = ScriptedOrigin::start(body, Lie::NoRanges);
+    let origin = ScriptedOrigin::start(random_bytes(length, 9), lie);
     let mut fleet = Fleet::start(
         env!("CARGO_BIN_EXE_floodway"),
         dir.folder("fleet"),
@@ -567,4 +580,5 @@ fn origins_without_ranges_are_relayed_by_one_get() {
     let probe = |seen: &&Seen| seen.headers.get("range").is_some_and(|r| r == "bytes=0-0");
     let gets = seen.iter().filter(|seen| seen.method == "GET");
     assert_eq!(gets.filter(|seen| !probe(seen)).count(), 1, "{seen:#?}");
+    seen
 }

@@ -1,15 +1,16 @@
 //! `cargo xtask bench stream`: how soon a piece that a relay has fetched is verified at a client, over loopback.
 //!
 //! Each round is a fleet of its own: a paced origin, control, a relay, one `get`. Relay and client say when (`first_complete_piece`,
-//! `first_verified_piece`, in microseconds of one machine's clock).
+//! `first_verified_piece`, in microseconds of one machine's clock). With a second level there is one more relay, which feeds from
+//! the first, and the client reaches only that one.
 
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -41,22 +42,46 @@ struct Case {
     /// What the origin sends.
     limit: &'static str,
     size: u64,
+    /// The client is behind a relay that feeds from the one at the origin.
+    second_level: bool,
+    /// How long the whole takes is measured, too.
+    to_the_end: bool,
     goal: &'static str,
 }
 
-const CASES: [Case; 2] = [
+/// How long the whole takes is compared for these.
+const COLD: &str = "cold `get`: control, relay and origin hear of the file from it";
+const COLD_SECOND_LEVEL: &str = "the same behind a second relay that feeds from the first";
+/// What a second level may add, in seconds.
+const LEVEL_GOAL: f64 = 0.5;
+/// Nobody listens there: who says that peers reach it so is dialled by nobody.
+const NOWHERE: [&str; 2] = ["127.0.0.1:1", "127.0.0.1:2"];
+
+const CASES: [Case; 3] = [
     // The first piece takes the origin a quarter of a second: by then the client has joined.
     Case {
         name: "client that is connected before the relay has its first piece",
         limit: "1MiB/s",
         size: 8 << 20,
+        second_level: false,
+        to_the_end: false,
         goal: "median 20 ms, p99 100 ms",
     },
     Case {
-        name: "cold `get`: control, relay and origin hear of the file from it",
+        name: COLD,
         limit: "400Mbit/s",
         size: 64 << 20,
+        second_level: false,
+        to_the_end: true,
         goal: "100 ms",
+    },
+    Case {
+        name: COLD_SECOND_LEVEL,
+        limit: "400Mbit/s",
+        size: 64 << 20,
+        second_level: true,
+        to_the_end: true,
+        goal: "500 ms more than without",
     },
 ];
 
@@ -66,24 +91,28 @@ struct Measured {
     case: &'static str,
     goal: &'static str,
     milliseconds: Vec<f64>,
+    /// From the client's start until it has the whole file.
+    whole_seconds: Vec<f64>,
 }
 
 pub(crate) fn stream(args: &StreamArgs) -> Result<()> {
     let tools = Tools::find(args.common.floodway.as_deref(), false)?;
     let mut measured = Vec::new();
     for case in &CASES {
-        let mut milliseconds = Vec::new();
+        let (mut milliseconds, mut whole_seconds) = (Vec::new(), Vec::new());
         for round in 1..=args.rounds {
             let folder = Folder::create(&args.folder)?;
-            let took = once(&tools.floodway, case, folder.path())
+            let (took, whole) = once(&tools.floodway, case, folder.path())
                 .with_context(|| format!("round {round}: {}", case.name))?;
             say(format_args!("{}: {round}: {took:.1} ms", case.name));
             milliseconds.push(took);
+            whole_seconds.extend(whole);
         }
         measured.push(Measured {
             case: case.name,
             goal: case.goal,
             milliseconds,
+            whole_seconds,
         });
     }
     report(args, &tools.floodway, &measured)
@@ -134,7 +163,8 @@ impl Member {
     }
 }
 
-fn once(floodway: &Path, case: &Case, folder: &Path) -> Result<f64> {
+/// Milliseconds from the relay's first complete piece to the client's first verified one, and seconds until it has the file.
+fn once(floodway: &Path, case: &Case, folder: &Path) -> Result<(f64, Option<f64>)> {
     let files = folder.join("files");
     fs::create_dir(&files)?;
     files::random_file(&files.join("file.bin"), case.size)?;
@@ -157,28 +187,66 @@ fn once(floodway: &Path, case: &Case, folder: &Path) -> Result<f64> {
     ]);
     control.arg("--data").arg(&data);
     let control = Member::start(control, "control", folder)?.ready()?;
-    let joins = |command: &mut Command| {
-        let token = data.join("join.token");
+    let joins = |command: &mut Command, token: &str| {
         command
             .args(["--listen", "127.0.0.1:0", "--control", &control.1])
             .arg("--token-file")
-            .arg(token);
+            .arg(data.join(token));
+    };
+    let branch = |role: &str, token: &str| {
+        let mut create = program(&["node", "token", "create", "--label", "site=branch"]);
+        create
+            .args(["--role", role, "--control", &control.1, "--token-file"])
+            .arg(data.join("admin.token"));
+        let made = create.output().context("no token can be made")?;
+        ensure!(
+            made.status.success(),
+            "{create:?} ended with {}",
+            made.status
+        );
+        fs::write(data.join(token), made.stdout).context("the token cannot be written")
     };
     let log = ["--log", "floodway_node=info", "--log-json"];
-    let mut relay = program(&["relay", "--http", "127.0.0.1:0", "--data"]);
-    relay.arg(folder.join("relay")).args(log);
-    joins(&mut relay);
-    let mut relay = Member::start(relay, "relay", folder)?.ready()?;
+    let relay = |name: &str| {
+        let mut relay = program(&["relay", "--name", name, "--http", "127.0.0.1:0", "--data"]);
+        relay.arg(folder.join(name)).args(log);
+        relay
+    };
+    let mut first = relay("first");
+    if case.second_level {
+        first.args(["--advertise", NOWHERE[0]]);
+    }
+    joins(&mut first, "join.token");
+    let mut first = Member::start(first, "relay", folder)?.ready()?;
     let url = format!("{allowed}file.bin");
     let mut get = program(&["get", &url, "--json", "--no-digest", "-o"]);
     get.arg(folder.join("out.bin"));
-    joins(&mut get);
+    let mut second = None;
+    if case.second_level {
+        branch("relay", "relay.token")?;
+        branch("agent", "agent.token")?;
+        let mut command = relay("second");
+        command.args(["--feeds-from", "first"]);
+        joins(&mut command, "relay.token");
+        second = Some(Member::start(command, "second", folder)?.ready()?);
+        get.args(["--advertise", NOWHERE[1]]);
+        joins(&mut get, "agent.token");
+    } else {
+        joins(&mut get, "join.token");
+    }
+    let start = Instant::now();
     let mut get = Member::start(get, "get", folder)?;
     let verified = get.time_of("first_verified_piece")?;
-    let complete = relay.0.time_of("first_complete_piece")?;
+    let mut whole = None;
+    if case.to_the_end {
+        get.job.wait_line("\"event\":\"done\"", PATIENCE)?;
+        whole = Some(start.elapsed().as_secs_f64());
+    }
+    drop(second);
+    let complete = first.0.time_of("first_complete_piece")?;
     #[expect(clippy::cast_precision_loss, reason = "a short time")]
     let took = verified.saturating_sub(complete) as f64 / 1000.0;
-    Ok(took)
+    Ok((took, whole))
 }
 
 impl Member {
@@ -238,6 +306,18 @@ fn table(floodway: &Path, measured: &[Measured]) -> String {
             median(all.iter().copied()),
             percentile(all.iter().copied(), 0.99),
             case.goal,
+        )
+        .expect("strings take everything");
+    }
+    let whole = |name| {
+        let of = measured.iter().find(|of| of.case == name)?;
+        Some(median(of.whole_seconds.iter().copied()))
+    };
+    if let (Some(one), Some(two)) = (whole(COLD), whole(COLD_SECOND_LEVEL)) {
+        writeln!(
+            text,
+            "\nThe whole file behind one relay {one:.2} s, behind two {two:.2} s (medians): {:.2} s more, goal {LEVEL_GOAL} s.",
+            two - one
         )
         .expect("strings take everything");
     }

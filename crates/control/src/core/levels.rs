@@ -106,13 +106,10 @@ impl Core {
 
     /// Whether this relay, which feeds from others, is there for the site of this node: then each byte is to come to the site once,
     /// and to the node over HTTP from nobody else. A relay that is cut off is no help to its site.
-    pub(super) fn feeds_site(&self, relay: NodeId, node: NodeId) -> bool {
+    pub(super) fn feeds_site(&self, relay: NodeId, node: NodeId, sid: Sid) -> bool {
         let site = self.site_of(node);
-        let is_fed = || {
-            let said = self.live.get(&relay).map(|live| &live.said.contents);
-            let is_whole = said.is_some_and(|all| all.iter().all(|content| content.complete));
-            is_whole || !self.upstreams(self.feeds_from(relay)).is_empty()
-        };
+        let is_fed =
+            || self.has_complete(relay, sid) || !self.upstreams(self.feeds_from(relay)).is_empty();
         !site.is_empty() && self.feeds(relay) && self.site_of(relay) == site && is_fed()
     }
 

@@ -233,7 +233,7 @@ impl Core {
         (hash.0.finish() >> 11).max(1)
     }
 
-    fn has_complete(&self, node: NodeId, sid: Sid) -> bool {
+    pub(super) fn has_complete(&self, node: NodeId, sid: Sid) -> bool {
         let said = self.live.get(&node).map(|live| &live.said.contents);
         said.is_some_and(|all| {
             all.iter()
@@ -384,8 +384,12 @@ impl Core {
         let expires = self.now.us.cast_unsigned() / 1_000_000 + CAPABILITY_SECONDS;
         let mut relays = self.serving_relays(sid, Some(node));
         relays.retain(|relay| self.may_feed(node, relay.node));
-        if !self.feeds(node) && relays.iter().any(|relay| self.feeds_site(relay.node, node)) {
-            relays.retain(|relay| self.feeds_site(relay.node, node));
+        if !self.feeds(node)
+            && relays
+                .iter()
+                .any(|relay| self.feeds_site(relay.node, node, sid))
+        {
+            relays.retain(|relay| self.feeds_site(relay.node, node, sid));
         }
         relays
             .into_iter()

@@ -1,17 +1,22 @@
 //! Contents that are offered while they grow: signed records from the first piece to the last.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use floodway_api::manifest::{ManifestInfo, Phase};
 use floodway_api::rest::Role;
-use floodway_api::sync::{Ask, ContentReport, Grant, SyncReply};
+use floodway_api::sync::{Ask, ContentReport, Grant, SyncReply, SyncRequest};
 use floodway_proto::Sid;
 use floodway_proto::facts::Accept;
 use floodway_proto::genesis::Genesis;
 use floodway_proto::manifest::Manifest;
 use floodway_proto::record::{EndReason, FinalNames, Head, Signed, State};
+use floodway_proto::units::Span;
+use tokio::task::JoinHandle;
 
-use crate::client::{Node, ORIGIN, Object, PIECE, Server, content, hasty, leased, lie, probe};
+use crate::client::{
+    Node, ORIGIN, Object, PIECE, Server, content, hasty, leased, lie, probe, request,
+};
 
 /// A node that verifies by signed records.
 struct Follower {
@@ -528,4 +533,69 @@ async fn a_cancelled_or_failed_content_is_aborted() {
     let aborted = State::Aborted(EndReason::Operator);
     assert_eq!(*relay.manifest.as_ref().unwrap().state(), aborted);
     assert!(relay.manifest.as_ref().unwrap().head() > Head::default());
+}
+
+/// One round of parked syncs, of all agents at once; gives the answers in their order.
+fn park_all(server: &Server, agents: &[Follower], millis: u64) -> Vec<JoinHandle<SyncReply>> {
+    let park = |agent: &Follower| {
+        let (addr, token) = (server.addr, agent.node.token.clone());
+        let state = SyncRequest {
+            wait_ms: millis,
+            ..agent.node.state.clone()
+        };
+        tokio::spawn(async move {
+            let body = serde_json::to_vec(&state).unwrap();
+            request(addr, "POST", "/api/v1/sync", &token, &body)
+                .await
+                .ok()
+        })
+    };
+    agents.iter().map(park).collect()
+}
+
+#[tokio::test]
+async fn agents_that_joined_are_sent_one_answer_for_all_pieces_however_many_they_are() {
+    let server = Server::with(|settings| {
+        // Nothing but news answers a parked sync, on a slow machine too.
+        let (advanced, long) = (&mut settings.advanced, Span(Duration::from_mins(10)));
+        (advanced.busy_interval, advanced.node_timeout) = (long, long);
+        (advanced.idle_interval_min, advanced.idle_interval_max) = (long, long);
+    });
+    let (mut relay, task, sid, object) = begun(&server, 200).await;
+    let mut agents = Vec::new();
+    for _ in 0..16 {
+        let (mut agent, reply) = open(&server).await;
+        agent.take(&reply, sid);
+        agent.node.state.asks.clear();
+        agents.push(agent);
+    }
+    // They are themselves news; when a whole round brings none, all have been told of all.
+    let mut settled = false;
+    while !settled {
+        settled = true;
+        let round = park_all(&server, &agents, 1000);
+        for (agent, reply) in agents.iter_mut().zip(round) {
+            let reply = reply.await.unwrap();
+            settled &= reply.version == agent.node.state.known;
+            agent.node.state.known = reply.version;
+        }
+    }
+    let parked = park_all(&server, &agents, 600_000);
+    let mut probe = server.enrol(Role::Agent).await;
+    let parked_now = async || {
+        let metrics = server.get("/metrics", "").await.text();
+        metrics.contains(&format!("floodway_control_parked_syncs {}", agents.len()))
+    };
+    while !parked_now().await {
+        probe.sync(&server).await;
+    }
+    for first in (0..200).step_by(10) {
+        let pieces: Vec<u32> = (first..first + 10).collect();
+        relay.report(&server, &task, sid, &object, &pieces).await;
+    }
+    // Had a piece released one of them, its one answer would say that the content grows.
+    for reply in parked {
+        let reply = reply.await.unwrap();
+        assert_eq!(Follower::info(&reply, sid).unwrap().phase, Phase::Final);
+    }
 }

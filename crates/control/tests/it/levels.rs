@@ -2,6 +2,7 @@
 
 use floodway_api::rest::{Enrolled, Role};
 use floodway_api::sync::{Ask, Grant};
+use floodway_proto::Sid;
 use serde_json::json;
 
 use crate::client::{Node, ORIGIN, Object, PIECE, Server, content, leased, probe, relay_all};
@@ -125,6 +126,11 @@ async fn who_feeds_from_a_relay_is_told_of_that_one_and_of_its_own_site() {
     one.sync(&server).await;
     let left = relays(&near.sync(&server).await.contents[0]);
     assert!(left.contains(&other.id), "{left:?}");
+    // But not when it has everything, whatever else it waits for.
+    two.holds(sid, true);
+    two.holds(Sid([7; 32]), false);
+    two.sync(&server).await;
+    assert_eq!(relays(&near.sync(&server).await.contents[0]), [two.id]);
 }
 
 #[tokio::test]
