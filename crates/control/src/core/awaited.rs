@@ -48,8 +48,8 @@ impl Core {
 
     /// True when a relay that works on the task, or could, is live or may come back in a moment.
     pub(super) fn may_be_relayed(&self, relay_task: &str) -> bool {
-        let mut relays = self.origin_readers().chain(self.awaited_relays());
-        relays.any(|node| !self.has_failed(node, relay_task))
+        let mut awaited = self.awaited_relays();
+        self.has_live_relay(relay_task) || awaited.any(|node| !self.has_failed(node, relay_task))
     }
 
     /// Gives up the relays that did not come back in time.

@@ -110,6 +110,9 @@ async fn a_task_does_not_fail_before_other_relays_had_time_to_come_back() {
             sid: Some(sid),
             probe: None,
             pieces: Vec::new(),
+            audited: Vec::new(),
+            held: Vec::new(),
+            unread: Vec::new(),
             failure: Some(RelayFailure {
                 kind: RelayFailureKind::Local,
                 message: "the disk is full".into(),

@@ -20,46 +20,72 @@ const WINDOW: Duration = Duration::from_millis(250);
 
 /// Bounds what stands unsent in one socket.
 pub(super) struct Unsent {
-    since: Instant,
-    at: Instant,
-    bytes: u64,
+    rate: Window,
     limit: u64,
 }
 
 impl Unsent {
     pub(super) fn new(stream: &TcpStream) -> Self {
         limit(stream, LEAST);
-        let now = Instant::now();
         Self {
-            since: now,
-            at: now,
-            bytes: 0,
+            rate: Window::new(Instant::now()),
             limit: LEAST,
         }
     }
 
+    /// Something is about to be given to the socket.
+    pub(super) fn begins(&mut self) {
+        self.rate.begins(Instant::now());
+    }
+
     /// So many bytes more were taken by the socket.
     pub(super) fn took(&mut self, stream: &TcpStream, bytes: usize) {
-        let now = Instant::now();
-        if now - self.at > WINDOW {
-            // It stood still: that says nothing of its rate.
-            (self.since, self.bytes) = (now, 0);
-        } else {
-            self.bytes += bytes as u64;
-        }
-        self.at = now;
-        let passed = now - self.since;
-        if passed < WINDOW && self.bytes < MOST {
+        let Some(worth) = self.rate.took(Instant::now(), bytes as u64) else {
             return;
-        }
-        let worth = u128::from(self.bytes) * WORTH.as_micros() / passed.as_micros().max(1);
-        (self.since, self.bytes) = (now, 0);
-        let wanted = u64::try_from(worth).unwrap_or(MOST).clamp(LEAST, MOST);
+        };
+        let wanted = worth.clamp(LEAST, MOST);
         // Small changes are not worth a system call.
         if wanted > self.limit || wanted < self.limit / 2 {
             self.limit = wanted;
             limit(stream, wanted);
         }
+    }
+}
+
+/// What was sent since when, the time without anything to send left out.
+struct Window {
+    since: Instant,
+    ended: Instant,
+    bytes: u64,
+}
+
+impl Window {
+    fn new(now: Instant) -> Self {
+        Self {
+            since: now,
+            ended: now,
+            bytes: 0,
+        }
+    }
+
+    fn begins(&mut self, now: Instant) {
+        if now - self.ended > WINDOW {
+            // It had nothing to say: that says nothing of its rate.
+            (self.since, self.bytes) = (now, 0);
+        }
+    }
+
+    /// When enough is known, the bytes that are sent in [`WORTH`]; then it begins anew.
+    fn took(&mut self, now: Instant, bytes: u64) -> Option<u64> {
+        self.bytes += bytes;
+        self.ended = now;
+        let passed = now - self.since;
+        if passed < WINDOW && self.bytes < MOST {
+            return None;
+        }
+        let worth = u128::from(self.bytes) * WORTH.as_micros() / passed.as_micros().max(1);
+        (self.since, self.bytes) = (now, 0);
+        Some(u64::try_from(worth).unwrap_or(MOST))
     }
 }
 
@@ -74,3 +100,29 @@ fn limit(stream: &TcpStream, bytes: u64) {
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 fn limit(_: &TcpStream, _: u64) {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn what_is_worth_keeping_follows_the_rate() {
+        let begun = Instant::now();
+        let mut window = Window::new(begun);
+        window.begins(begun);
+        assert_eq!(window.took(begun + 10 * MS, 100_000), None, "too short");
+        let fast = window.took(begun + 20 * MS, MOST);
+        assert!(fast > Some(MOST), "{fast:?}");
+        // One batch that the socket took a second for: it was not idle.
+        window.begins(begun + 21 * MS);
+        let slow = window.took(begun + 1020 * MS, 500_000);
+        assert_eq!(slow, Some(10_000));
+        // A pause is not slowness.
+        window.begins(begun + 60_000 * MS);
+        assert_eq!(window.took(begun + 60_010 * MS, 500_000), None);
+        let again = window.took(begun + 60_020 * MS, 600_000);
+        assert!(again > Some(MOST), "{again:?}");
+    }
+}

@@ -73,6 +73,7 @@ impl Connection {
                 loading = Some(self.load(&mut queue));
             }
             self.session.up().ready().await;
+            unsent.begins();
             send_all(&mut stream, &batch).await?;
             unsent.took(stream.as_ref(), batch.length());
             self.session.up().charge(batch.length());
