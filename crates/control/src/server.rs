@@ -64,6 +64,9 @@ pub enum ControlError {
         /// What is wrong.
         problem: String,
     },
+    /// The share of audits is none.
+    #[error("audit_share: {0} is no share of the pieces; it is from 0 (none) to 1 (all)")]
+    AuditShare(f64),
     /// The listener failed.
     #[error("the HTTP side failed: {0}")]
     Listener(io::Error),
@@ -73,7 +76,7 @@ impl ControlError {
     /// True when the settings are at fault, rather than the machine.
     pub fn is_settings_fault(&self) -> bool {
         match self {
-            Self::AllowOrigin(_) | Self::PublicUrl { .. } => true,
+            Self::AllowOrigin(_) | Self::PublicUrl { .. } | Self::AuditShare(_) => true,
             Self::Data { .. }
             | Self::InUse(_)
             | Self::Secret(_)
@@ -110,6 +113,10 @@ pub struct Control {
 pub async fn start(settings: Settings) -> Result<Control, ControlError> {
     let allow = AllowList::parse(&settings.allow_origin)?;
     let public_url = public_url(&settings)?;
+    // Not a number is in no range either.
+    if !(0.0..=1.0).contains(&settings.audit_share) {
+        return Err(ControlError::AuditShare(settings.audit_share));
+    }
     let lock = open_folder(&settings.data)?;
     let admin_token = admin_token(&settings)?;
     let capability_key = CapabilityKey::new(key_file(&settings.data, "capability.key")?);

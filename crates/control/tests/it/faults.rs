@@ -31,6 +31,17 @@ async fn bad_settings_are_refused_before_anything_is_made() {
     };
     let error = start(bad_url).await.map(|_| ()).unwrap_err();
     assert!(matches!(error, ControlError::PublicUrl { .. }), "{error}");
+    for audit_share in [-0.5, 1.5, f64::NAN, f64::INFINITY] {
+        let bad_share = Settings {
+            audit_share,
+            ..base.clone()
+        };
+        let error = start(bad_share).await.map(|_| ()).unwrap_err();
+        assert!(
+            error.is_settings_fault() && error.to_string().starts_with("audit_share: "),
+            "{error}"
+        );
+    }
     assert!(!data.exists(), "nothing was made");
 
     std::fs::create_dir(&data).unwrap();
