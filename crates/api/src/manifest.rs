@@ -68,7 +68,7 @@ pub struct RefusedPieces {
     /// How many from there on.
     pub count: u32,
     /// A stable word: `no_content` (the report names no content that is being fetched for this task), `no_such_piece`,
-    /// `not_leased`.
+    /// `not_leased`, `not_signed` (what is held of it has another hash than the signed one), `distrusted`.
     pub code: String,
     /// Why, for people.
     pub message: String,

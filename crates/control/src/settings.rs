@@ -32,8 +32,9 @@ floodway_api::documented! {
         /// hybrids. Default: false.
         pub hybrid_torrents: bool,
         /// Which share of the pieces that one relay reported another relay reads from the origin again, to find relays that lie or
-        /// are damaged; 0 for none, 1 for all. It is what the origin sends beyond one copy. Nothing is audited while only one relay
-        /// is there. Default: 0.015625 (one of 64).
+        /// are damaged; 0 for none, 1 for all. It is rounded to one of a whole number of pieces (0.7
+        /// means all). It is what the origin sends beyond one copy. Nothing is audited while only one relay is there.
+        /// Default: 0.015625 (one of 64).
         pub audit_share: f64,
         /// What nodes may do while control is away: "allow" (read from the origin), "floor" (at a static share only) or "deny".
         /// Default: allow.
@@ -70,6 +71,9 @@ floodway_api::documented! {
         pub peer_news: Span,
         /// How often stock clients announce. Default: 30s.
         pub announce_interval: Span,
+        /// How long a complete content waits for the next SHA-1 that a second relay confirms before it is final without; at most twice as
+        /// long in all. Default: 5s.
+        pub confirm_wait: Span,
         /// A one-shot download that stopped syncing is forgotten after this. Default: 10m.
         pub forget_after: Span,
     }
@@ -108,6 +112,7 @@ impl Default for Advanced {
             peers_per_reply: 50,
             peer_news: Span(Duration::from_millis(250)),
             announce_interval: span(30),
+            confirm_wait: span(5),
             forget_after: span(600),
         }
     }

@@ -11,13 +11,16 @@ use floodway_proto::record::EndReason;
 use floodway_proto::{NodeId, Sid};
 
 use super::Core;
-use crate::db::{AuditRow, Change, ContentState, DistrustRow, RelayState};
+use crate::db::{AuditRow, Change, DistrustRow, RelayState};
 use crate::tasks::audit::{Audits, Outcome, Verdict, interval, quota};
 
 /// Who has not answered by then is not waited for any longer.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// At most so many audits of one content are open at once.
 const OPEN_MAX: usize = 16;
+/// So many disputes of one content may wait that one relay began: the first that ends decides whether it, or who reported, is
+/// believed in the others.
+pub(super) const DISPUTES_MAX: usize = 4;
 
 impl Core {
     /// Chooses among the pieces that were just reported, for relays other than the one that reported them.
@@ -57,15 +60,21 @@ impl Core {
         Some((piece, self.auditor(sid, piece, &[reporter])?))
     }
 
+    /// Whether a relay that is live reads again what others reported.
+    pub(super) fn audits(&self, node: NodeId) -> bool {
+        let live = self.live.get(&node);
+        live.is_some_and(|live| live.said.audits && live.said.feeds_from.is_empty())
+    }
+
     /// A relay that can read the piece again and is none of these.
     fn auditor(&mut self, sid: Sid, piece: u32, not: &[NodeId]) -> Option<NodeId> {
-        let task = self.model.contents.get(&sid)?.relay_task.clone();
+        let row = self.model.contents.get(&sid).filter(|row| row.ranges)?;
+        let task = row.relay_task.clone();
         let audits = self.model.audits.get(&sid);
         let asked = |node| audits.is_some_and(|audits| audits.get(piece, node).is_some());
         let relays = self.live_relays().filter(|node| {
-            let audits = self.live.get(node).is_some_and(|live| live.said.audits);
             let works = !self.has_failed(*node, &task) && !self.is_paused(*node, sid);
-            audits && works && !not.contains(node) && !asked(*node)
+            self.audits(*node) && works && !not.contains(node) && !asked(*node)
         });
         let relays: Vec<NodeId> = relays.collect();
         self.rng.choice(relays)
@@ -102,6 +111,9 @@ impl Core {
 
     /// The pieces that a relay is to read again.
     pub(super) fn audit_orders(&self, node: NodeId, sid: Sid) -> Vec<u32> {
+        if !self.audits(node) {
+            return Vec::new();
+        }
         let audits = self.model.audits.get(&sid).into_iter();
         let open = audits.flat_map(Audits::open);
         let own = open.filter(|(_, auditor)| *auditor == node);
@@ -138,6 +150,7 @@ impl Core {
             let reading = audits.and_then(|audits| audits.get(piece, node));
             reading.is_some_and(|reading| reading.outcome == Outcome::Open)
         };
+        let open = self.open_audits_of(node, sid);
         for found in report.audited.iter().take(PIECES_PER_SYNC) {
             let table = self.model.pieces.get(&sid);
             let reported = table.and_then(|table| table.reading(found.piece));
@@ -158,9 +171,23 @@ impl Core {
                 self.judge(sid, piece);
             }
         }
+        if self.open_audits_of(node, sid) < open {
+            // It reads one after the other, and is at work.
+            let end = self.now.time + PATIENCE;
+            let own = self.audits_end.iter_mut();
+            for (_, ends) in own.filter(|((of, _, by), _)| (*of, *by) == (sid, node)) {
+                *ends = end;
+            }
+        }
         // There is room for more now.
         self.choose_audits(sid, &[]);
         self.finish_if_complete(sid);
+    }
+
+    fn open_audits_of(&self, node: NodeId, sid: Sid) -> usize {
+        let audits = self.model.audits.get(&sid).into_iter();
+        let open = audits.flat_map(Audits::open);
+        open.filter(|(_, auditor)| *auditor == node).count()
     }
 
     /// Draws the consequences of what is known of one piece.
@@ -173,7 +200,8 @@ impl Core {
         let Some((reporter, reported)) = table.reading(piece) else {
             return;
         };
-        match audits.verdict(piece, reporter, reported) {
+        let trusted = |node| !self.is_distrusted(node);
+        match audits.verdict(piece, reporter, reported, trusted) {
             Verdict::Open | Verdict::Agreed => {}
             Verdict::Disputed => self.dispute(sid, piece, reporter),
             Verdict::Against(nodes) => {
@@ -199,10 +227,8 @@ impl Core {
         }
         let audits = self.model.audits.get(&sid);
         let differs = audits.and_then(|audits| {
-            let mut different = audits
-                .iter()
-                .filter(|(at, _, reading)| *at == piece && reading.outcome == Outcome::Different);
-            different.next().map(|(_, auditor, _)| auditor)
+            let mut dissenters = audits.dissenters(piece);
+            dissenters.find(|node| !self.is_distrusted(*node))
         });
         let relay_task = self
             .model
@@ -221,7 +247,7 @@ impl Core {
 
     /// Nothing that this relay says counts any more, and growing contents with pieces of it are given up: what it reported is
     /// signed, and what is signed cannot be taken back.
-    fn distrust(&mut self, node: NodeId, reason: &str) {
+    pub(super) fn distrust(&mut self, node: NodeId, reason: &str) {
         if self.is_distrusted(node) {
             return;
         }
@@ -232,14 +258,6 @@ impl Core {
             reason: reason.to_owned(),
             since_us,
         }));
-        let open = self.model.audits.iter().flat_map(|(sid, audits)| {
-            let own = audits.open().filter(|(_, auditor)| *auditor == node);
-            own.map(|(piece, _)| (*sid, piece))
-        });
-        for (sid, piece) in open.collect::<Vec<_>>() {
-            self.audited(sid, piece, node, Outcome::Unread, None);
-            self.judge(sid, piece);
-        }
         let growing: Vec<_> = self.model.pieces.keys().copied().collect();
         for sid in growing {
             self.free_leases(node, sid);
@@ -250,11 +268,33 @@ impl Core {
             if let Some(task) = task.filter(|_| reported) {
                 self.replace_content(&task, sid, reason, EndReason::FalseFact);
             } else {
+                self.without(node, sid);
                 self.finish_if_complete(sid);
             }
         }
         self.judge_open_tasks();
         self.wake_relays();
+    }
+
+    /// Goes on with a content without the word of a relay that is trusted no more: what it was asked for is not waited for, nor
+    /// what others were asked for only because it differed.
+    fn without(&mut self, node: NodeId, sid: Sid) {
+        let Some(audits) = self.model.audits.get(&sid) else {
+            return;
+        };
+        let settled = |piece: u32| {
+            let mut dissenters = audits.dissenters(piece).peekable();
+            dissenters.peek().is_some() && dissenters.all(|node| self.is_distrusted(node))
+        };
+        let over = |(piece, auditor): &(u32, NodeId)| *auditor == node || settled(*piece);
+        let over: Vec<_> = audits.open().filter(over).collect();
+        for &(piece, auditor) in &over {
+            self.audited(sid, piece, auditor, Outcome::Unread, None);
+            self.dirty.insert(auditor);
+        }
+        for (piece, _) in over {
+            self.judge(sid, piece);
+        }
     }
 
     pub(super) fn is_distrusted(&self, node: NodeId) -> bool {
@@ -279,8 +319,7 @@ impl Core {
         let late = self.audits_end.iter().filter(|(_, end)| **end <= now);
         let late: Vec<_> = late.map(|(key, _)| *key).collect();
         for (sid, piece, node) in late {
-            let state = self.model.contents.get(&sid).map(|row| row.state);
-            if state != Some(ContentState::Relaying) || !self.has_open_audits(sid) {
+            if !self.model.pieces.contains_key(&sid) || !self.has_open_audits(sid) {
                 self.audits_end.remove(&(sid, piece, node));
                 continue;
             }

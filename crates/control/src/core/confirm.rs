@@ -9,16 +9,48 @@ use floodway_api::sync::{PIECES_PER_SYNC, RelayReport};
 use floodway_proto::{Bitfield, NodeId, Sid, Time};
 
 use super::Core;
+use super::audit::DISPUTES_MAX;
 use crate::tasks::audit::Outcome;
 use crate::tasks::pieces::PieceTable;
 
-/// When everything is known and no relay has confirmed anything for so long, the rest is not waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// However well confirmations come, the rest of a complete content is waited for at most so many times the setting
+/// `confirm_wait`.
+const WAITS_MAX: u32 = 2;
 
 #[derive(Debug)]
 pub(super) struct Confirmed {
     pieces: Bitfield,
-    until: Option<Time>,
+    wait: Option<Wait>,
+}
+
+impl Confirmed {
+    fn new(count: u32) -> Self {
+        let pieces = Bitfield::new(count);
+        Self { pieces, wait: None }
+    }
+}
+
+/// How long a complete content waits.
+#[derive(Clone, Copy, Debug)]
+struct Wait {
+    /// Unless a relay confirms something before.
+    until: Time,
+    /// In any case.
+    at_most: Time,
+}
+
+impl Wait {
+    fn new(now: Time, patience: Duration) -> Self {
+        Self {
+            until: now + patience,
+            at_most: now + patience.saturating_mul(WAITS_MAX),
+        }
+    }
+
+    fn extended(self, now: Time, patience: Duration) -> Self {
+        let until = (now + patience).min(self.at_most);
+        Self { until, ..self }
+    }
 }
 
 impl Core {
@@ -27,6 +59,11 @@ impl Core {
         let Some(sid) = report.sid else {
             return;
         };
+        // Who feeds from others has no say: it could not be told apart from a liar by reading the origin.
+        if !self.audits(node) {
+            return;
+        }
+        let mut impossible = Vec::new();
         for found in report.held.iter().take(PIECES_PER_SYNC) {
             let table = self.model.pieces.get(&sid);
             let Some((reporter, reported)) = table.and_then(|table| table.reading(found.piece))
@@ -38,10 +75,14 @@ impl Core {
             }
             if reported == (found.node, found.sha1) {
                 self.confirm(sid, found.piece);
-            } else {
+            } else if reported.0 == found.node {
                 self.differs(sid, node, found);
+            } else {
+                impossible.push(*found);
             }
         }
+        let message = "a piece that others gave is held only when it has the signed SHA-256, and this is another";
+        self.refuse(node, report.sid, "not_signed", message, &impossible);
         self.finish_if_complete(sid);
     }
 
@@ -50,19 +91,21 @@ impl Core {
         let Some(count) = self.model.pieces.get(&sid).map(PieceTable::count) else {
             return;
         };
-        let now = self.now.time;
-        let confirmed = self.confirmed.entry(sid).or_insert_with(|| Confirmed {
-            pieces: Bitfield::new(count),
-            until: None,
-        });
+        let (now, patience) = (self.now.time, self.advanced().confirm_wait.0);
+        let confirmed = self.confirmed.entry(sid);
+        let confirmed = confirmed.or_insert_with(|| Confirmed::new(count));
         if !confirmed.pieces.get(piece) {
             confirmed.pieces.set(piece);
-            confirmed.until = confirmed.until.map(|_| now + PATIENCE);
+            confirmed.wait = confirmed.wait.map(|wait| wait.extended(now, patience));
         }
     }
 
+    /// A relay that has verified the piece's SHA-256 finds another SHA-1.
     fn differs(&mut self, sid: Sid, node: NodeId, found: &floodway_api::sync::PieceReport) {
         let audits = self.model.audits.get(&sid);
+        if audits.is_some_and(|audits| audits.disputes_of(node).len() >= DISPUTES_MAX) {
+            return;
+        }
         let before = audits.and_then(|audits| audits.get(found.piece, node));
         if before.is_none_or(|before| before.outcome == Outcome::Open) {
             self.audited(sid, found.piece, node, Outcome::Different, Some(found));
@@ -70,42 +113,50 @@ impl Core {
         }
     }
 
+    /// A content became complete: from now on it waits, whatever else it waits for.
+    pub(super) fn begin_wait(&mut self, sid: Sid, count: u32) {
+        let wait = Wait::new(self.now.time, self.advanced().confirm_wait.0);
+        let confirmed = self.confirmed.entry(sid);
+        let confirmed = confirmed.or_insert_with(|| Confirmed::new(count));
+        confirmed.wait.get_or_insert(wait);
+    }
+
     /// True while a complete content waits for a relay that can still confirm some SHA-1s.
-    pub(super) fn awaits_confirmation(&mut self, sid: Sid) -> bool {
+    pub(super) fn awaits_confirmation(&self, sid: Sid) -> bool {
+        if self.config.settings.audit_share <= 0.0 || !self.is_unconfirmed(sid) {
+            return false;
+        }
+        let wait = self
+            .confirmed
+            .get(&sid)
+            .and_then(|confirmed| confirmed.wait);
+        let waits = wait.is_some_and(|wait| self.now.time < wait.until);
+        if !waits {
+            tracing::warn!(%sid, "not waited any longer for a second relay's word for every SHA-1");
+        }
+        waits
+    }
+
+    /// A relay is there that can confirm what none has confirmed.
+    fn is_unconfirmed(&self, sid: Sid) -> bool {
         let Some(table) = self.model.pieces.get(&sid) else {
             return false;
         };
-        if self.config.settings.audit_share <= 0.0 {
-            return false;
-        }
         let confirmed = self.confirmed.get(&sid).map(|confirmed| &confirmed.pieces);
         let witnesses: Vec<NodeId> = self
             .live_relays()
             .filter(|node| self.can_confirm(*node, sid))
             .collect();
-        let awaited = (0..table.count()).any(|piece| {
+        (0..table.count()).any(|piece| {
             let unconfirmed = confirmed.is_none_or(|pieces| !pieces.get(piece));
             let reporter = table.reading(piece).map(|(reporter, _)| reporter);
             unconfirmed && witnesses.iter().any(|node| Some(*node) != reporter)
-        });
-        if !awaited {
-            return false;
-        }
-        let (count, now) = (table.count(), self.now.time);
-        let confirmed = self.confirmed.entry(sid).or_insert_with(|| Confirmed {
-            pieces: Bitfield::new(count),
-            until: None,
-        });
-        let until = *confirmed.until.get_or_insert(now + PATIENCE);
-        if now >= until {
-            tracing::warn!(%sid, "final without a second relay's word for every SHA-1: nobody confirmed any for 5 s");
-        }
-        now < until
+        })
     }
 
     /// The relay gets pieces of the content from others and says what they hash to.
     fn can_confirm(&self, node: NodeId, sid: Sid) -> bool {
-        let Some(live) = self.live.get(&node).filter(|live| live.said.audits) else {
+        let Some(live) = self.live.get(&node).filter(|_| self.audits(node)) else {
             return false;
         };
         let row = self.model.contents.get(&sid);
@@ -119,14 +170,14 @@ impl Core {
 
     /// After a start nothing is known of what was confirmed, and relays do not say it again: complete contents wait once more.
     pub(super) fn resume_confirmations(&mut self) {
-        let until = self.now.time + PATIENCE;
+        let wait = Wait::new(self.now.time, self.advanced().confirm_wait.0);
         let tables = self.model.pieces.iter();
         let complete = tables.filter(|(_, table)| table.is_complete());
         self.confirmed = complete
             .map(|(sid, table)| {
                 let pieces = Bitfield::new(table.count());
-                let until = Some(until);
-                (*sid, Confirmed { pieces, until })
+                let wait = Some(wait);
+                (*sid, Confirmed { pieces, wait })
             })
             .collect();
     }
@@ -137,10 +188,11 @@ impl Core {
         let pieces = &self.model.pieces;
         self.confirmed.retain(|sid, _| pieces.contains_key(sid));
         self.unaudited.retain(|sid, _| pieces.contains_key(sid));
+        let is_over = |confirmed: &Confirmed| confirmed.wait.is_some_and(|wait| wait.until <= now);
         let late = self
             .confirmed
             .iter()
-            .filter(|(_, confirmed)| confirmed.until.is_some_and(|until| until <= now));
+            .filter(|(_, confirmed)| is_over(confirmed));
         for sid in late.map(|(sid, _)| *sid).collect::<Vec<_>>() {
             self.finish_if_complete(sid);
         }

@@ -94,9 +94,10 @@ impl Core {
         names.filter(is_absent).cloned().collect()
     }
 
-    /// The live relays that read origins.
+    /// The live relays that read origins, and whose word counts.
     pub(super) fn origin_readers(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.live_relays().filter(|node| !self.feeds(*node))
+        self.live_relays()
+            .filter(|node| !self.feeds(*node) && !self.is_distrusted(*node))
     }
 
     /// From whom a relay may have a content over HTTP: one that feeds from others, from these only.

@@ -283,3 +283,6 @@ impl Core {
         Duration::from_secs(seconds).clamp(least, most.max(least))
     }
 }
+
+#[cfg(test)]
+mod tests;

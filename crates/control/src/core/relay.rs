@@ -183,7 +183,7 @@ impl Core {
         Some((sid, leased))
     }
 
-    fn refuse(
+    pub(super) fn refuse(
         &mut self,
         node: NodeId,
         sid: Option<Sid>,
@@ -257,10 +257,11 @@ impl Core {
     /// When all digests are known, and no audit of them is open, the content gets its standard names.
     pub(super) fn finish_if_complete(&mut self, sid: Sid) {
         let table = self.model.pieces.get(&sid);
-        if !table.is_some_and(PieceTable::is_complete)
-            || self.has_open_audits(sid)
-            || self.awaits_confirmation(sid)
-        {
+        let Some(table) = table.filter(|table| table.is_complete()) else {
+            return;
+        };
+        self.begin_wait(sid, table.count());
+        if self.has_open_audits(sid) || self.awaits_confirmation(sid) {
             return;
         }
         let (Some(row), Some(table)) = (self.model.contents.get(&sid), self.model.pieces.get(&sid))
@@ -342,10 +343,14 @@ impl Core {
 
     /// Fails the relay tasks that every relay has given up that reads origins and is live, or may come back in a moment.
     pub(super) fn judge_open_tasks(&mut self) {
-        if self.origin_readers().next().is_none() {
+        let mut relays: Vec<_> = self
+            .live_relays()
+            .filter(|node| !self.feeds(*node))
+            .collect();
+        if relays.is_empty() {
             return;
         }
-        let relays: Vec<_> = self.origin_readers().chain(self.awaited_relays()).collect();
+        relays.extend(self.awaited_relays());
         let open = self
             .model
             .relay_tasks

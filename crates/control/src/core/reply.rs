@@ -466,11 +466,11 @@ impl Core {
         let failed = task.is_some_and(|task| task.state == RelayState::Failed);
         let relay_live = match task {
             Some(task) => self.may_be_relayed(&task.id),
-            None => self
-                .origin_readers()
-                .chain(self.awaited_relays())
-                .next()
-                .is_some(),
+            None => {
+                let mut awaited = self.awaited_relays();
+                let comes = awaited.any(|node| !self.is_distrusted(node));
+                comes || self.origin_readers().next().is_some()
+            }
         };
         if relay_live && !failed {
             let message = "a relay is live and fetches this object, or may come back to it after control's start; the origin is left alone";

@@ -206,11 +206,16 @@ impl Core {
         live.dies = dies;
         live.said.boot = request.boot;
         live.said.feeds_from.clone_from(&request.feeds_from);
+        live.said.audits = request.audits;
         live.recent.clear();
         live.refused.clear();
         self.awaited.came(row.id);
         if restarted {
             live.opened.clear();
+        }
+        if row.role == Role::Relay && !self.audits(row.id) {
+            // It was asked when it still did.
+            self.end_audits_of(row.id);
         }
         if appeared || restarted {
             self.drop_leases(row.id, Some(request.boot));

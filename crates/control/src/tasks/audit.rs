@@ -1,6 +1,6 @@
 //! Which pieces a second relay reads from the origin again, and what follows from what it read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use floodway_proto::{NodeId, Sha1, Sha256};
 use serde::{Deserialize, Serialize};
@@ -93,10 +93,29 @@ impl Audits {
         rows.map(|((_, auditor), reading)| (*auditor, *reading))
     }
 
-    /// Judges a piece that `reporter` reported with these digests.
-    pub(crate) fn verdict(&self, piece: u32, reporter: NodeId, reported: Digests) -> Verdict {
+    /// Who found something else in a piece.
+    pub(crate) fn dissenters(&self, piece: u32) -> impl Iterator<Item = NodeId> + '_ {
+        let differs = |(_, reading): &(NodeId, Reading)| reading.outcome == Outcome::Different;
+        self.of(piece).filter(differs).map(|(auditor, _)| auditor)
+    }
+
+    /// Pieces of which this relay found something else, while others are still to say.
+    pub(crate) fn disputes_of(&self, node: NodeId) -> BTreeSet<u32> {
+        let open = self.open().map(|(piece, _)| piece);
+        open.filter(|piece| self.dissenters(*piece).any(|other| other == node))
+            .collect()
+    }
+
+    /// Judges a piece that `reporter` reported with these digests. What others say of it counts only if they are `trusted`.
+    pub(crate) fn verdict(
+        &self,
+        piece: u32,
+        reporter: NodeId,
+        reported: Digests,
+        trusted: impl Fn(NodeId) -> bool,
+    ) -> Verdict {
         let mut found = vec![(reporter, reported)];
-        for (auditor, reading) in self.of(piece) {
+        for (auditor, reading) in self.of(piece).filter(|(auditor, _)| trusted(*auditor)) {
             match reading.outcome {
                 Outcome::Open => return Verdict::Open,
                 Outcome::Equal => found.push((auditor, reported)),
@@ -168,6 +187,7 @@ mod tests {
     #[test]
     fn two_of_three_relays_decide() {
         use Outcome::{Different, Equal, Open, Unread};
+        let all = |_| true;
         let cases: [(&[Found], Verdict); 8] = [
             (&[], Verdict::Agreed),
             (&[(B, Open, 0)], Verdict::Open),
@@ -186,11 +206,23 @@ mod tests {
         ];
         for (readings, verdict) in cases {
             let audits = audits(readings);
-            assert_eq!(audits.verdict(7, A, digests(1)), verdict, "{readings:?}");
-            assert_eq!(audits.verdict(8, A, digests(1)), Verdict::Agreed);
+            assert_eq!(
+                audits.verdict(7, A, digests(1), all),
+                verdict,
+                "{readings:?}"
+            );
+            assert_eq!(audits.verdict(8, A, digests(1), all), Verdict::Agreed);
         }
         let third_is_gone = audits(&[(B, Different, 2), (C, Unread, 0)]);
-        assert_eq!(third_is_gone.verdict(7, A, digests(1)), Verdict::Disputed);
+        assert_eq!(
+            third_is_gone.verdict(7, A, digests(1), all),
+            Verdict::Disputed
+        );
+        let not_b = |node| node != B;
+        assert_eq!(
+            third_is_gone.verdict(7, A, digests(1), not_b),
+            Verdict::Agreed
+        );
         // Only the SHA-1 differs: the torrent of stock clients would be wrong.
         let mut sha1 = Audits::default();
         let reading = Reading {
@@ -198,7 +230,7 @@ mod tests {
             digests: Some((digests(1).0, digests(2).1)),
         };
         sha1.insert(7, B, reading);
-        assert_eq!(sha1.verdict(7, A, digests(1)), Verdict::Disputed);
+        assert_eq!(sha1.verdict(7, A, digests(1), all), Verdict::Disputed);
     }
 
     #[test]

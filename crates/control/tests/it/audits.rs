@@ -7,6 +7,7 @@ use floodway_api::rest::{AuditCounts, NodeList, Role, Task, TaskState};
 use floodway_api::sync::{PieceReport, RelayReport, SyncReply};
 use floodway_control::Settings;
 use floodway_proto::record::{Body, EndReason, Head, Signed, State};
+use floodway_proto::units::Span;
 use floodway_proto::{Sha1, Sid};
 
 use crate::client::{Node, Object, PIECE, Server, content, hasty, leased, lie, probe};
@@ -14,6 +15,11 @@ use crate::client::{Node, Object, PIECE, Server, content, hasty, leased, lie, pr
 /// Every piece is audited.
 fn all(settings: &mut Settings) {
     settings.audit_share = 1.0;
+}
+
+/// Nobody is given up while a loaded machine is slow.
+fn patient(settings: &mut Settings) {
+    settings.advanced.confirm_wait = Span(Duration::from_secs(120));
 }
 
 async fn auditor(server: &Server) -> Node {
@@ -379,7 +385,7 @@ async fn holds(
 
 #[tokio::test]
 async fn final_waits_for_a_second_relays_sha1s_but_not_for_ever() {
-    let server = Server::start();
+    let server = Server::with(patient);
     let (mut one, task, sid, object) = begun(&server, 8).await;
     let mut two = auditor(&server).await;
     holds(&server, &mut two, &task, sid, Vec::new()).await;
@@ -416,7 +422,7 @@ async fn final_waits_for_a_second_relays_sha1s_but_not_for_ever() {
 
 #[tokio::test]
 async fn a_false_sha1_is_found_by_who_holds_the_piece() {
-    let server = Server::start();
+    let server = Server::with(patient);
     let (mut liar, task, sid, object) = begun(&server, 8).await;
     let mut two = auditor(&server).await;
     let mut three = auditor(&server).await;
