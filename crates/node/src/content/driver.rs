@@ -82,8 +82,8 @@ pub(super) struct Driver {
     progress_at: Time,
     /// Something happened since progress was told.
     changed: bool,
-    /// Some block has come.
-    has_bytes: bool,
+    /// Bytes of blocks that came, whatever became of them.
+    received: u64,
     /// Received bytes that never reached the engine.
     wasted: u64,
     inbox: Inbox,
@@ -201,7 +201,7 @@ pub(crate) async fn start(session: &Session, mut spec: ContentSpec) -> Result<Co
         wake: None,
         progress_at: Time::ZERO,
         changed: true,
-        has_bytes: false,
+        received: 0,
         wasted: 0,
         inbox: Inbox {
             commands: commands_inbox,
@@ -485,9 +485,10 @@ impl Driver {
                     }
                 }
                 Item::Block { block, data } => {
-                    if !std::mem::replace(&mut self.has_bytes, true) {
+                    if self.received == 0 {
                         self.tell(ContentEvent::FirstByte);
                     }
+                    self.received += data.len() as u64;
                     let buf = self.park.put(data);
                     self.swarm
                         .handle_input(now, Input::Block { from, block, buf });
@@ -663,6 +664,7 @@ impl Driver {
             state: self.state.clone(),
             length: self.shared.layout.length().unwrap_or(0),
             have_bytes: of.have_bytes,
+            received_bytes: self.received,
             pieces_held: of.pieces_held,
             peers: of.peers,
             seeds: of.seeds,

@@ -164,6 +164,8 @@ pub struct Progress {
     pub length: u64,
     /// Verified bytes held.
     pub have_bytes: u64,
+    /// Bytes of blocks that came in this run, verified or not: whether anybody delivers.
+    pub received_bytes: u64,
     /// Verified pieces held.
     pub pieces_held: u32,
     /// Connected peers.
@@ -191,6 +193,7 @@ impl Progress {
             state: State::Checking,
             length,
             have_bytes: 0,
+            received_bytes: 0,
             pieces_held: 0,
             peers: 0,
             seeds: 0,

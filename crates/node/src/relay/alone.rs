@@ -6,14 +6,14 @@
 
 use std::time::{Duration, Instant};
 
-/// Without a new piece for so long, the origin is read.
+/// Without a byte for so long, the origin is read.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Relays that lack the same do not wait equally long, so that one of them reads for all.
 const SPREAD: Duration = Duration::from_secs(15);
 
 #[derive(Debug)]
 pub(super) struct Alone {
-    have: u64,
+    received: u64,
     since: Option<Instant>,
     patience: Duration,
 }
@@ -21,20 +21,20 @@ pub(super) struct Alone {
 impl Alone {
     pub(super) fn new() -> Self {
         Self {
-            have: 0,
+            received: 0,
             since: None,
             patience: PATIENCE + SPREAD.mul_f64(fastrand::f64()),
         }
     }
 
-    /// To be asked every few seconds. `waits`: pieces are missing and could be taken; `have`: bytes held. True once nobody
-    /// brought anything for long.
-    pub(super) fn look(&mut self, waits: bool, have: u64, now: Instant) -> bool {
+    /// To be asked every few seconds. `waits`: pieces are missing and could be taken; `received`: bytes that came, those
+    /// of pieces that are not complete too. True once nobody brought anything for long.
+    pub(super) fn look(&mut self, waits: bool, received: u64, now: Instant) -> bool {
         if !waits {
             self.since = None;
             return false;
         }
-        let moved = std::mem::replace(&mut self.have, have) != have;
+        let moved = std::mem::replace(&mut self.received, received) != received;
         let since = self.since.get_or_insert(now);
         if moved {
             *since = now;

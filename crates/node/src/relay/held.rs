@@ -176,7 +176,7 @@ impl Held {
         }
         let layout = content.layout().clone();
         let mut auditor = Auditor::new(tools.session.clone(), layout, origin.clone());
-        auditor.ordered(&order.audits);
+        auditor.ordered(audits(order, tools.feeds));
         let held = Self {
             content,
             auditor,
@@ -244,7 +244,7 @@ impl Held {
     /// Takes what control says. True when that is more than it has said before.
     pub(super) fn ordered(&mut self, order: &RelayContent, news: News) -> bool {
         self.set_leases(order);
-        self.auditor.ordered(&order.audits);
+        self.auditor.ordered(audits(order, self.feeds.is_some()));
         if order.is_final && !self.ordered_final {
             self.ordered_final = true;
             self.content.set_leases(Vec::new());
@@ -324,7 +324,10 @@ impl Held {
             && !self.complete
             && self.ranges
             && progress.state == State::Fetching;
-        if self.alone.look(waits, progress.have_bytes, Instant::now()) {
+        if self
+            .alone
+            .look(waits, progress.received_bytes, Instant::now())
+        {
             tracing::warn!(sid = %self.sid, "nobody has the missing pieces: they are read from the origin");
             let all = 0..self.content.layout().piece_count();
             self.content.set_leases(vec![all]);
@@ -349,6 +352,11 @@ impl Held {
             changed,
         }
     }
+}
+
+/// What is to be read again from the origin: nothing by a relay that takes everything from others.
+fn audits(order: &RelayContent, feeds: bool) -> &[u32] {
+    if feeds { &[] } else { &order.audits }
 }
 
 /// What a relay reports of a content that its disk does not let it open.
@@ -414,4 +422,23 @@ async fn fetch_torrent(tools: &Tools, sid: Sid) -> Result<Option<Metainfo>, Stri
         .save_torrent(sid, &bytes)
         .map_err(|error| error.to_string())?;
     Ok(Some(torrent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_feeds_from_others_reads_nothing_again() {
+        let order = RelayContent {
+            sid: Sid([1; 32]),
+            genesis: floodway_api::HexBytes(Vec::new()),
+            ranges: true,
+            is_final: false,
+            leases: Vec::new(),
+            audits: vec![3],
+        };
+        assert_eq!(audits(&order, false), [3]);
+        assert!(audits(&order, true).is_empty());
+    }
 }

@@ -255,7 +255,7 @@ impl Relay {
         let orders = self
             .works
             .values()
-            .map(|tended| without_leases(&tended.order))
+            .map(|tended| without_origin(&tended.order))
             .collect();
         let kept = Kept {
             orders,
@@ -294,11 +294,13 @@ fn log_absent(names: &[String]) {
     );
 }
 
-/// Leases die with the process start that they were given to.
-fn without_leases(order: &RelayOrder) -> RelayOrder {
+/// Leases die with the process start that they were given to, and audits wait for control: until then it may be that this relay is
+/// to read no origin any more.
+fn without_origin(order: &RelayOrder) -> RelayOrder {
     let mut order = order.clone();
     if let Some(content) = &mut order.content {
         content.leases.clear();
+        content.audits.clear();
     }
     order
 }
@@ -408,5 +410,43 @@ impl Duty for Relay {
 
     fn alarm(&self) -> Option<Instant> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use floodway_api::sync::{RangeLease, RelayContent};
+
+    use super::*;
+
+    #[test]
+    fn nothing_that_reads_an_origin_outlives_the_process() {
+        let lease = RangeLease {
+            lease: 1,
+            first: 0,
+            count: 1,
+            expires_ms: 1,
+        };
+        let content = RelayContent {
+            sid: floodway_proto::Sid([1; 32]),
+            genesis: HexBytes(Vec::new()),
+            ranges: true,
+            is_final: false,
+            leases: vec![lease],
+            audits: vec![2],
+        };
+        let order = RelayOrder {
+            relay_task: "t".into(),
+            url: "http://origin.example/x".into(),
+            files: Vec::new(),
+            content: Some(content.clone()),
+        };
+        let kept = without_origin(&order).content.unwrap();
+        let expected = RelayContent {
+            leases: Vec::new(),
+            audits: Vec::new(),
+            ..content
+        };
+        assert_eq!(kept, expected);
     }
 }
