@@ -464,13 +464,12 @@ impl Core {
         // A ticket is for the URL that the content came from, whatever the node calls it.
         let task = task.filter(|task| task.url == parsed.as_str());
         let failed = task.is_some_and(|task| task.state == RelayState::Failed);
-        let relay_live = match task {
-            Some(task) => self.may_be_relayed(&task.id),
-            None => {
-                let mut awaited = self.awaited_relays();
-                let comes = awaited.any(|node| !self.is_distrusted(node));
-                comes || self.origin_readers().next().is_some()
-            }
+        let relay_live = if let Some(task) = task {
+            self.may_be_relayed(&task.id)
+        } else {
+            let mut awaited = self.awaited_relays();
+            let comes = awaited.any(|node| !self.is_distrusted(node));
+            comes || self.origin_readers().next().is_some()
         };
         if relay_live && !failed {
             let message = "a relay is live and fetches this object, or may come back to it after control's start; the origin is left alone";

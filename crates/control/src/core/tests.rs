@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::{Config, Core, Joining, Now, Sponsor};
 use crate::db::{Model, RelayState};
 use crate::settings::Settings;
-use crate::tasks::audit::Outcome;
+use crate::tasks::audit::{Audits, Outcome};
 
 const URL: &str = "http://origin.example/x";
 const PIECE: u64 = 64 * 1024;
@@ -247,7 +247,7 @@ impl Rig {
 
     fn outcomes(&self, outcome: Outcome) -> usize {
         let audits = self.core.model.audits.values();
-        let all = audits.flat_map(|audits| audits.iter());
+        let all = audits.flat_map(Audits::iter);
         all.filter(|(.., reading)| reading.outcome == outcome)
             .count()
     }

@@ -19,7 +19,7 @@ fn all(settings: &mut Settings) {
 
 /// Nobody is given up while a loaded machine is slow.
 fn patient(settings: &mut Settings) {
-    settings.advanced.confirm_wait = Span(Duration::from_secs(120));
+    settings.advanced.confirm_wait = Span(Duration::from_mins(2));
 }
 
 async fn auditor(server: &Server) -> Node {
