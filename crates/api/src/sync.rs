@@ -43,6 +43,10 @@ pub struct SyncRequest {
     /// The node verifies pieces by signed records, so contents may be offered to it while they still grow: only then do
     /// answers have [`ContentInfo::manifest`]. Nodes that leave it out learn of a content's hashes when it is final.
     pub streaming: bool,
+    /// Relays: the key (ed25519, 32 bytes) with which this process signs what it reads under leases. Control names it in the
+    /// leases that it signs; without a key it signs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record_key: Option<HexBytes>,
 }
 
 /// What a node holds of one content.

@@ -313,7 +313,7 @@ fn source_files(folder: &SourceUrl, genesis: &Genesis) -> Result<Arc<[SourceFile
 
 /// What this relay knows of the content's hashes from earlier runs.
 fn growth(tools: &Tools, genesis: &Genesis) -> Result<Growth, Box<dyn std::error::Error>> {
-    let mut manifest = Manifest::new(genesis.clone(), Accept::Sealed)?;
+    let mut manifest = Manifest::new(genesis.clone(), Accept::Attested)?;
     let mut kept = tools.data.records(genesis.sid());
     kept.retain(|record| manifest.apply(record).is_ok());
     expand(&mut manifest, &tools.data.hashes(genesis.sid()));
@@ -321,6 +321,7 @@ fn growth(tools: &Tools, genesis: &Genesis) -> Result<Growth, Box<dyn std::error
     Ok(Growth {
         manifest,
         is_relay: true,
+        signer: Some(Arc::clone(&tools.signer)),
     })
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Entry: [`run`]. One `Work` per relay task does everything about its content; the relay itself only
 //! carries its notes to control and control's orders to it. Invariants: an origin is read only for pieces under lease
-//! (and for probes); a piece is offered, to peers and over HTTP, once control has signed what it must hash to and its
-//! hash agrees.
+//! (and for probes); a piece is offered, to peers and over HTTP, once control, or a relay under a lease of control,
+//! has signed what it must hash to and its hash agrees.
 
 mod folder;
 mod held;
@@ -21,6 +21,7 @@ use floodway_api::HexBytes;
 use floodway_api::rest::Role;
 use floodway_api::sync::{RelayOrder, SyncReply, SyncRequest};
 use floodway_proto::capability::CapabilityKey;
+use floodway_proto::record::SecretKey;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -114,6 +115,7 @@ pub async fn run(
         session: session.clone(),
         client: client_seen,
         serving,
+        signer: Arc::new(signer()),
         serve_after_complete: settings.serve_after_complete,
     };
     let mut relay = Relay {
@@ -146,6 +148,13 @@ pub async fn run(
         }
     }
     result
+}
+
+/// The key of this process. Leases die with it too.
+fn signer() -> SecretKey {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).expect("the operating system gives random bytes");
+    SecretKey::from_seed(&seed)
 }
 
 /// All relay tasks of this relay.
@@ -300,6 +309,7 @@ impl Duty for Relay {
                 .filter_map(|(id, tended)| tended.pending.report(id))
                 .collect(),
             streaming: true,
+            record_key: Some(HexBytes(self.tools.signer.public().to_bytes().to_vec())),
             ..SyncRequest::default()
         }
     }
