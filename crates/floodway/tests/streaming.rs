@@ -207,6 +207,37 @@ fn control_may_be_killed_and_started_again_midway() {
 }
 
 #[test]
+fn leased_pieces_go_on_to_agents_while_control_is_away() {
+    let mut stage = Stage::new(16 * MIB, 2 * MIB);
+    let agents = stage.fleet.agents(2);
+    let relays = stage.fleet.relays(1);
+    stage.fleet.await_live_nodes(3);
+    let task = stage.begin();
+    all_receive(&agents);
+    fetched(&relays[0], stage.length / 4);
+    stage.fleet.control.kill9();
+    let begun = of_origin(&relays[0]);
+    assert!(begun < stage.length, "the relay still fetches: {begun}");
+    // Nobody signs any more but the relay, under the lease that it has.
+    for agent in &agents {
+        wait_until("all bytes from peers", PATIENCE, || {
+            let got = agent.metric("floodway_peer_received_bytes_total");
+            (got >= stage.length).then_some(())
+        });
+        assert!(!agent.files.join("disk.img").exists(), "it is not final");
+    }
+    stage.fleet.control.restart();
+    stage.fleet.control.ready();
+    let ended = stage.ends(&task, &agents);
+    for agent in ended["agents"].as_array().unwrap() {
+        assert_eq!(agent["reason"], "facts", "{ended:#}");
+        assert_eq!(agent["sources"]["origin"], 0, "{ended:#}");
+    }
+    let sent = stage.origin.body_bytes();
+    assert!(sent * 10 <= stage.length * 11, "{sent} bytes of one copy");
+}
+
+#[test]
 fn a_plain_http_client_reads_the_file_while_it_grows() {
     let mut stage = Stage::new(8 * MIB, 2 * MIB);
     let relays = stage.fleet.relays(1);
