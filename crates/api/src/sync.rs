@@ -48,6 +48,10 @@ pub struct SyncRequest {
     /// Relays: the relays, by name or id, that this one takes its bytes from instead of any origin; empty: it reads origins.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub feeds_from: Vec<String>,
+    /// Relays: the key (ed25519, 32 bytes) with which this process signs what it reads under leases. Control names it in the
+    /// leases that it signs; without a key it signs none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub record_key: Option<HexBytes>,
 }
 
 /// What a node holds of one content.

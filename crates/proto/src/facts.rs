@@ -238,6 +238,22 @@ impl FactStore {
         Ok(changes)
     }
 
+    /// True when [`attest`](Self::attest) would take something from this. A lease's holder may contradict itself about a piece
+    /// once: then nobody believes either, and more of it says nothing new.
+    pub fn is_news(&self, lease: LeaseId, fact: &Fact) -> bool {
+        let Ok(tree) = self.tree(fact.file) else {
+            return false;
+        };
+        let hash = widened(fact.hash, fact.layer, tree.piece_layer());
+        let piece = self.pieces_under(fact.at()).map(|pieces| pieces.start);
+        let Some(piece) = piece.ok().filter(|&piece| !self.is_proven(piece)) else {
+            return false;
+        };
+        let claims = self.claims.get(&piece).map_or(&[][..], Vec::as_slice);
+        let mut own = claims.iter().filter(|claim| claim.lease == lease);
+        own.clone().all(|claim| claim.hash != hash) && own.nth(1).is_none()
+    }
+
     /// Takes the hashes of all pieces under a sealed node, from anybody: they prove themselves.
     ///
     /// # Errors

@@ -14,6 +14,7 @@
 //! | `pull` | what to ask neighbours for: missing records, hashes under sealed nodes |
 //! | `http` | when to ask a relay, or control, over HTTP instead |
 //! | `answer` | what neighbours that ask get |
+//! | `attest` | what a relay signs itself, and when |
 //!
 //! *Push.* A node sends each new record to its *eager* neighbours, at first all of a relay's and four of any other's. Who gets a record twice says what it has ([`State`](ManifestMessage::State)), and the sender stops being
 //! eager towards it; who has to ask for records is served eagerly from then on. So the eager links become a tree. The
@@ -24,6 +25,7 @@
 //! keeps what it verified them by.
 
 mod answer;
+mod attest;
 mod http;
 mod io;
 mod pull;
@@ -38,6 +40,7 @@ use floodway_proto::record::{Body, Head, Signed};
 use floodway_proto::wire::ManifestMessage;
 use floodway_proto::{Sha256, Time};
 
+use self::attest::Attestor;
 use self::http::Helpline;
 pub use self::http::{HttpAnswer, HttpQuestion};
 pub use self::io::{Fault, GossipConfig, GossipInput, GossipOutput};
@@ -76,6 +79,8 @@ pub struct Gossip {
     stall: Stall,
     head_question: HeadQuestion,
     helpline: Helpline,
+    /// Of a relay.
+    attestor: Option<Box<Attestor>>,
     /// Runs of pieces under sealed nodes, with some hashes that are not known.
     wanted: BTreeMap<u32, u32>,
     outputs: VecDeque<GossipOutput>,
@@ -88,6 +93,7 @@ impl Gossip {
         let mut gossip = Self {
             stall: Stall::new(now),
             helpline: Helpline::new(now),
+            attestor: (config.signer.clone()).map(|key| Box::new(Attestor::new(now, key))),
             config,
             manifest,
             random: fastrand::Rng::with_seed(seed),
@@ -133,12 +139,14 @@ impl Gossip {
                     self.changed(changes);
                 }
             }
+            GossipInput::Read { piece, fact } => self.has_read(now, piece, fact),
             GossipInput::Help(is_there) => self.help_is_there(now, is_there),
             GossipInput::MoreMayBeKnown => self.more_may_be_known(now),
             GossipInput::Answered(answer) => self.answered_over_http(now, answer),
             GossipInput::Lacking { peer, pieces } => self.lacking(now, peer, pieces),
             GossipInput::Tick => {}
         }
+        self.attest(now);
         self.pull(now);
         self.tell(now);
         self.ask_over_http(now);
@@ -218,7 +226,7 @@ impl Gossip {
             return;
         }
         match self.take(now, Some(peer), signed) {
-            Ok(applied) if !applied.is_new => self.heard_twice(now, peer),
+            Ok(applied) if !applied.is_new && is_control(signed) => self.heard_twice(now, peer),
             Ok(_) => {}
             Err(Refusal::UnknownLease(_)) => self.want_head(now, peer),
             Err(refusal) if refusal.is_senders_fault() => {
@@ -311,6 +319,7 @@ impl Gossip {
         let times = asked
             .chain(told)
             .chain(http)
+            .chain(self.attestor.as_ref().and_then(|one| one.due_at()))
             .chain(self.head_question.due_at());
         times.min().map(|at| at.max(now))
     }

@@ -5,11 +5,13 @@ use floodway_api::manifest::{ManifestInfo, Phase};
 use floodway_api::rest::Role;
 use floodway_api::sync::PieceReport;
 use floodway_proto::genesis::Genesis;
-use floodway_proto::record::{EndReason, Head, Signed, State};
+use floodway_proto::record::{
+    EndReason, Head, Lease, LeaseId, PublicKey, RecordError, Signed, State,
+};
 use floodway_proto::{InfoHash, NodeId, Sid};
 
 use super::Core;
-use crate::db::{Change, ContentRow, ContentState, RelayState};
+use crate::db::{Change, ContentRow, ContentState, LeaseRow, RelayState};
 use crate::tasks::growing::Growing;
 use crate::tasks::records::{Records, is_end};
 
@@ -70,7 +72,10 @@ impl Core {
         let term = last.saturating_add(1).max(clock);
         let known = self.model.pieces.get(&sid);
         let key = &self.config.signing_key;
-        if let Some(growing) = Growing::new(genesis, key, term, known, self.now.time) {
+        if let Some(mut growing) = Growing::new(genesis, key, term, known, self.now.time) {
+            for lease in self.held_leases(sid) {
+                growing.resume_lease(LeaseId(lease.id), lease.first..lease.first + lease.count);
+            }
             self.growing.insert(sid, growing);
         }
     }
@@ -100,10 +105,20 @@ impl Core {
 
     fn sign(&mut self, sid: Sid, state: State) {
         let (now, ends) = (self.now, is_end(&state));
+        let held = &self.held;
         let Some(growing) = self.growing.get_mut(&sid) else {
             return;
         };
-        match growing.sign(now.time, now.us, state) {
+        growing.keep_leases(|lease| held.contains_key(&lease.0));
+        let records = growing.sign(now.time, now.us, state);
+        self.publish_records(sid, records);
+        if ends {
+            self.growing.remove(&sid);
+        }
+    }
+
+    fn publish_records(&mut self, sid: Sid, records: Result<Vec<Signed>, RecordError>) {
+        match records {
             Ok(records) => {
                 for signed in records {
                     self.change(Change::Record(signed));
@@ -115,9 +130,32 @@ impl Core {
                 self.growing.remove(&sid);
             }
         }
-        if ends {
-            self.growing.remove(&sid);
-        }
+    }
+
+    /// Tells everybody that a relay may sign itself what it reads under a lease, if it has a key.
+    pub(super) fn sign_lease(&mut self, lease: LeaseRow) {
+        let (now, sid) = (self.now, lease.sid);
+        let said = self.live.get(&lease.node).map(|live| &live.said);
+        let key =
+            said.and_then(|said| <[u8; 32]>::try_from(said.record_key.as_ref()?.0.as_slice()).ok());
+        let (Some(key), Some(growing)) = (key, self.growing.get_mut(&sid)) else {
+            return;
+        };
+        let Ok(relay) = PublicKey::new(&key) else {
+            tracing::warn!(node = %lease.node, "a relay's key is none: what it reads is signed by control only");
+            return;
+        };
+        let life = self.config.settings.advanced.lease.0.as_millis();
+        let now_ms = now.us.max(0).cast_unsigned() / 1000;
+        let lease = Lease {
+            lease: LeaseId(lease.id),
+            relay,
+            first: lease.first,
+            count: lease.count,
+            expires_unix_ms: now_ms.saturating_add(u64::try_from(life).unwrap_or(u64::MAX)),
+        };
+        let records = growing.lease(now.time, now.us, lease);
+        self.publish_records(sid, records);
     }
 
     /// While a content grows all of its records are kept (2 MB for 100 GB): a relay that lags behind would lack the hashes of

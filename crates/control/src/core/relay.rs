@@ -550,13 +550,15 @@ impl Core {
         let id = self.last_lease;
         self.held
             .insert(id, self.now.time + self.advanced().lease.0);
-        self.change(Change::Lease(LeaseRow {
+        let row = LeaseRow {
             id,
             sid,
             node,
             boot,
             first,
             count,
-        }));
+        };
+        self.change(Change::Lease(row));
+        self.sign_lease(row);
     }
 }

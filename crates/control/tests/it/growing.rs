@@ -19,15 +19,15 @@ use crate::client::{
 };
 
 /// A node that verifies by signed records.
-struct Follower {
-    node: Node,
-    manifest: Option<Manifest>,
+pub(crate) struct Follower {
+    pub(crate) node: Node,
+    pub(crate) manifest: Option<Manifest>,
     /// Records that came with the last answer.
     came: usize,
 }
 
 impl Follower {
-    async fn enrol(server: &Server, role: Role) -> Self {
+    pub(crate) async fn enrol(server: &Server, role: Role) -> Self {
         let mut node = server.enrol(role).await;
         node.state.streaming = true;
         Self {
@@ -44,7 +44,7 @@ impl Follower {
     }
 
     /// Takes what control said of a content, as an honest node does, and reports it from now on.
-    fn take(&mut self, reply: &SyncReply, sid: Sid) {
+    pub(crate) fn take(&mut self, reply: &SyncReply, sid: Sid) {
         self.came = 0;
         let Some(info) = Self::info(reply, sid) else {
             return;
@@ -88,7 +88,7 @@ impl Follower {
     }
 
     /// Reports these pieces; the answer has the record of them.
-    async fn report(
+    pub(crate) async fn report(
         &mut self,
         server: &Server,
         task: &str,

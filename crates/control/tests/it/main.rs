@@ -1,6 +1,7 @@
 //! A real control on port 0, spoken to over HTTP as nodes, operators and stock clients do.
 
 mod access;
+mod attested;
 mod audits;
 mod client;
 mod comeback;

@@ -190,6 +190,9 @@ impl Driver {
                 self.digests.insert(piece, digest);
                 if let Some(growing) = &mut self.growing {
                     growing.holds(piece, &digest, &self.shared.layout);
+                    if let Some(read) = growing.read(piece, &digest, &self.shared.layout) {
+                        self.gossip(read);
+                    }
                 }
                 self.input(Input::Hashed {
                     piece,

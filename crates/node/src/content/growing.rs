@@ -10,9 +10,11 @@ use bytes::Bytes;
 use floodway_proto::digest::PieceDigest;
 use floodway_proto::facts::NodeAt;
 use floodway_proto::manifest::Manifest;
-use floodway_proto::merkle::whole_piece_node;
+use floodway_proto::merkle::{piece_layer, whole_piece_node};
 use floodway_proto::metainfo::Metainfo;
-use floodway_proto::record::{FinalNames, Head, Signed, State as ContentState};
+use floodway_proto::record::{
+    Body, Fact, FinalNames, Head, SecretKey, Signed, State as ContentState,
+};
 use floodway_proto::torrents::Contents;
 use floodway_proto::{InfoHash, Layout, PieceIndex, Sha1, Sha256, Time};
 use floodway_store::Nodes;
@@ -30,6 +32,8 @@ pub struct Growth {
     pub manifest: Manifest,
     /// This node is a relay: it hears of everything from control, and tells all its neighbours at once.
     pub is_relay: bool,
+    /// What a relay signs with that it reads under leases.
+    pub signer: Option<Arc<SecretKey>>,
 }
 
 impl Growth {
@@ -99,7 +103,10 @@ impl Growing {
     /// `is_final`: its torrent is known already, and what is known of its hashes is kept for others.
     pub(super) fn new(now: Time, growth: Growth, is_final: bool) -> Self {
         let config = if growth.is_relay {
-            GossipConfig::relay()
+            GossipConfig {
+                signer: growth.signer,
+                ..GossipConfig::relay()
+            }
         } else {
             GossipConfig::default()
         };
@@ -142,6 +149,25 @@ impl Growing {
                 .insert(piece.0, whole_piece_node(node, &layout.of_piece(piece)));
             self.looks_at_own = true;
         }
+    }
+
+    /// What this node has read of the origin, for the relay to sign; `None` when others can verify it anyway.
+    pub(super) fn read(
+        &self,
+        piece: PieceIndex,
+        digest: &PieceDigest,
+        layout: &Layout,
+    ) -> Option<GossipInput> {
+        let facts = self.gossip.manifest().facts();
+        let (file, index) = facts.space().locate(piece.0)?;
+        let fact = Fact {
+            file,
+            layer: piece_layer(&layout.of_piece(piece))?,
+            index,
+            hash: digest.node?,
+        };
+        let piece = piece.0;
+        (!facts.is_verifiable(piece)).then_some(GossipInput::Read { piece, fact })
     }
 
     /// A sealed node above pieces that this node has hashed itself, and the hashes of all pieces under it: a snapshot
@@ -287,13 +313,19 @@ impl Driver {
                 }
                 GossipOutput::Accepted(record) => {
                     growing.looks_at_own = true;
-                    self.tell(ContentEvent::Record(record));
+                    // What relays attest is worth nothing any more once control has signed it: neighbours tell it again.
+                    if !matches!(record.record().body, Body::Attest(_)) {
+                        self.tell(ContentEvent::Record(record));
+                    }
                 }
                 GossipOutput::Changed(changes) => {
                     for conflict in &changes.conflicts {
                         tracing::error!(?conflict, "relays contradict each other");
                     }
-                    let pieces = changes.verifiable.into_iter().flatten();
+                    // A relay may have attested something else before.
+                    let disputed = changes.conflicts.iter().map(|conflict| conflict.piece);
+                    let disputed: Vec<u32> = disputed.collect();
+                    let pieces = changes.verifiable.into_iter().flatten().chain(disputed);
                     self.store.learn(nodes(growing.gossip.manifest(), pieces));
                 }
                 GossipOutput::StateChanged => self.state_changed(),

@@ -70,7 +70,7 @@ pub(super) async fn by_genesis(job: &mut Job, genesis: &Genesis) -> Result<Fetch
 
 /// What is known of the content by records, from earlier runs too.
 pub(super) fn growth(job: &Job, genesis: &Genesis) -> Result<Growth, ManifestError> {
-    let mut manifest = Manifest::new(genesis.clone(), Accept::Sealed)?;
+    let mut manifest = Manifest::new(genesis.clone(), Accept::Attested)?;
     if let Some(data) = job.data() {
         let mut kept = data.records(genesis.sid());
         kept.retain(|record| manifest.apply(record).is_ok());
@@ -84,6 +84,7 @@ pub(super) fn growth(job: &Job, genesis: &Genesis) -> Result<Growth, ManifestErr
     Ok(Growth {
         manifest,
         is_relay: false,
+        signer: None,
     })
 }
 

@@ -420,6 +420,10 @@ impl Run<'_> {
         let (patience_user, patience) = PATIENCE;
         // Without control nobody says what more pieces hash to; it may be back in a moment.
         let is_held_up = self.is_growing && !self.is_final && orders.control_down;
+        // With every byte here only the names are missing, which control says once it has heard of the last pieces from relays.
+        let have = self.content.progress().borrow().have_bytes;
+        let is_whole = self.is_growing && !self.is_final && have == self.length;
+        let is_held_up = is_held_up || is_whole;
         let patience = match situation.foreground {
             _ if is_held_up => NOBODY,
             true => patience_user,

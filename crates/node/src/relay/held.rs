@@ -388,7 +388,7 @@ fn source_files(folder: &SourceUrl, genesis: &Genesis) -> Result<Arc<[SourceFile
 
 /// What this relay knows of the content's hashes from earlier runs.
 fn growth(tools: &Tools, genesis: &Genesis) -> Result<Growth, OpenFailure> {
-    let manifest = Manifest::new(genesis.clone(), Accept::Sealed);
+    let manifest = Manifest::new(genesis.clone(), Accept::Attested);
     let mut manifest = manifest.map_err(|error| OpenFailure::of_disk(false, &error))?;
     let mut kept = tools.data.records(genesis.sid());
     kept.retain(|record| manifest.apply(record).is_ok());
@@ -398,6 +398,7 @@ fn growth(tools: &Tools, genesis: &Genesis) -> Result<Growth, OpenFailure> {
     Ok(Growth {
         manifest,
         is_relay: true,
+        signer: Some(Arc::clone(&tools.signer)),
     })
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Entry: [`run`]. One `Work` per relay task does everything about its content; the relay itself only
 //! carries its notes to control and control's orders to it. Invariants: an origin is read only for pieces under lease
-//! (and for probes), and never by a relay that feeds from others; a piece is offered, to peers and over HTTP, once control has signed what it must hash to and its
-//! hash agrees.
+//! (and for probes), and never by a relay that feeds from others; a piece is offered, to peers and over HTTP, once control, or a relay
+//! under a lease of control, has signed what it must hash to and its hash agrees.
 
 mod alone;
 mod audit;
@@ -23,6 +23,7 @@ use floodway_api::HexBytes;
 use floodway_api::rest::Role;
 use floodway_api::sync::{RelayOrder, SyncReply, SyncRequest};
 use floodway_proto::capability::CapabilityKey;
+use floodway_proto::record::SecretKey;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -119,6 +120,7 @@ pub async fn run(
         client: client_seen,
         serving,
         feeds: !settings.feeds_from.is_empty(),
+        signer: Arc::new(signer()),
         serve_after_complete: settings.serve_after_complete,
     };
     let mut relay = Relay {
@@ -153,6 +155,13 @@ pub async fn run(
         }
     }
     result
+}
+
+/// The key of this process. Leases die with it too.
+fn signer() -> SecretKey {
+    let mut seed = [0; 32];
+    getrandom::fill(&mut seed).expect("the operating system gives random bytes");
+    SecretKey::from_seed(&seed)
 }
 
 /// All relay tasks of this relay.
@@ -326,6 +335,7 @@ impl Duty for Relay {
             streaming: true,
             audits: self.feeds_from.is_empty(),
             feeds_from: self.feeds_from.clone(),
+            record_key: Some(HexBytes(self.tools.signer.public().to_bytes().to_vec())),
             ..SyncRequest::default()
         }
     }

@@ -9,7 +9,7 @@ use floodway_api::sync::{
 };
 use floodway_origin::{Access, ErrorKind, OriginError, Probe, SourceUrl, UrlCheck};
 use floodway_proto::genesis::Genesis;
-use floodway_proto::record::Signed;
+use floodway_proto::record::{SecretKey, Signed};
 use floodway_proto::{SafeName, Sid};
 use floodway_swarm::SourceClass;
 use tokio::sync::{mpsc, watch};
@@ -83,6 +83,8 @@ pub(super) struct Tools {
     pub(super) serving: Serving,
     /// It takes everything from other relays, and reads no origin.
     pub(super) feeds: bool,
+    /// What this process signs with that it reads under leases. It is never written down.
+    pub(super) signer: Arc<SecretKey>,
     /// See [`RelaySettings`](super::RelaySettings).
     pub(super) serve_after_complete: bool,
 }

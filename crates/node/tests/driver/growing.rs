@@ -10,9 +10,11 @@ use floodway_proto::facts::{Accept, FactStore, PieceSpace};
 use floodway_proto::genesis::{FinalTorrents, Flavors, Genesis, GenesisFile, OriginIdentity};
 use floodway_proto::manifest::{Manifest, Sealer, Status};
 use floodway_proto::merkle::{piece_layer, piece_node};
-use floodway_proto::record::{Fact, FinalNames, LeaseId, OriginDigest, SecretKey, Signed, State};
+use floodway_proto::record::{
+    Fact, FinalNames, Lease, LeaseId, OriginDigest, SecretKey, Signed, State,
+};
 use floodway_proto::torrents::Contents;
-use floodway_proto::{ByteRate, InfoHash, PieceIndex, SafeName, Sha256};
+use floodway_proto::{ByteRate, InfoHash, PieceIndex, SafeName, Sha256, Sid};
 use floodway_store::Hashes;
 use floodway_swarm::Limits;
 use tokio::sync::mpsc;
@@ -21,16 +23,22 @@ use tokio::time::timeout;
 use crate::http::honest;
 use crate::kit::{Kit, PATIENCE, session, until};
 
+/// What relays sign with here.
+pub(crate) fn relay_key() -> SecretKey {
+    SecretKey::from_seed(&[4; 32])
+}
+
 /// What control does about one content.
 pub(crate) struct Control {
     genesis: Genesis,
     facts: FactStore,
     sealer: Sealer,
     layer: u8,
+    lease_floor: LeaseId,
 }
 
 impl Control {
-    fn new(kit: &Kit) -> Self {
+    pub(crate) fn new(kit: &Kit) -> Self {
         let key = SecretKey::from_seed(&[3; 32]);
         let name = SafeName::new("file").unwrap();
         let genesis = Genesis {
@@ -65,11 +73,12 @@ impl Control {
             sealer: Sealer::new(genesis.sid(), key, 0, 1),
             facts: FactStore::new(space, Accept::Sealed),
             layer: piece_layer(&kit.layout).unwrap(),
+            lease_floor: LeaseId(0),
             genesis,
         }
     }
 
-    fn seal(&mut self, piece: PieceIndex, hash: Sha256) -> Vec<Signed> {
+    pub(crate) fn seal(&mut self, piece: PieceIndex, hash: Sha256) -> Vec<Signed> {
         let (layer, index) = (self.layer, piece.0);
         let fact = Fact {
             file: 0,
@@ -105,12 +114,51 @@ impl Control {
         (records, names)
     }
 
+    /// Begins a new term, in which these leases and all before are void.
+    pub(crate) fn new_term(&mut self, floor: LeaseId) -> Vec<Signed> {
+        let term = self.sealer.head().term + 1;
+        self.sealer = Sealer::new(self.sid(), SecretKey::from_seed(&[3; 32]), 0, term);
+        self.lease_floor = floor;
+        self.checkpoint(&[], State::Open)
+    }
+
+    pub(crate) fn sid(&self) -> Sid {
+        self.genesis.sid()
+    }
+
+    /// The fact that a piece has, without its hash.
+    pub(crate) fn place_of(&self, piece: u32) -> Fact {
+        Fact {
+            file: 0,
+            layer: self.layer,
+            index: piece,
+            hash: Sha256([0; 32]),
+        }
+    }
+
+    /// The relay may sign what it reads of these pieces.
+    pub(crate) fn sign_lease(&mut self, lease: LeaseId, first: u32, count: u32) -> Vec<Signed> {
+        let mut records = Vec::new();
+        if self.sealer.head().seq == 0 {
+            records = self.checkpoint(&[], State::Open);
+        }
+        let lease = Lease {
+            lease,
+            relay: relay_key().public(),
+            first,
+            count,
+            expires_unix_ms: 0,
+        };
+        records.push(self.sealer.lease(lease).unwrap());
+        records
+    }
+
     fn checkpoint(&mut self, fresh: &[Fact], state: State) -> Vec<Signed> {
         let status = Status {
             length: self.genesis.length(),
             sealed: self.facts.proven_pieces(),
             state,
-            lease_floor: LeaseId(0),
+            lease_floor: self.lease_floor,
             revoked: Vec::new(),
             time_unix_ms: 0,
         };
@@ -124,11 +172,15 @@ impl Control {
         is_relay: bool,
         known: &[Signed],
     ) -> ContentSpec {
-        let mut manifest = Manifest::new(self.genesis.clone(), Accept::Sealed).unwrap();
+        let mut manifest = Manifest::new(self.genesis.clone(), Accept::Attested).unwrap();
         for record in known {
             manifest.apply(record).unwrap();
         }
-        let growth = Growth { manifest, is_relay };
+        let growth = Growth {
+            manifest,
+            is_relay,
+            signer: is_relay.then(|| Arc::new(relay_key())),
+        };
         let sid = self.genesis.sid();
         ContentSpec {
             names: vec![sid.truncated()],
@@ -154,7 +206,7 @@ pub(crate) struct Site {
     pub(crate) peer: std::net::SocketAddr,
     /// Pieces that are not sealed yet.
     pub(crate) missing: u32,
-    sent: Arc<crate::http::Server>,
+    pub(crate) sent: Arc<crate::http::Server>,
 }
 
 impl Site {

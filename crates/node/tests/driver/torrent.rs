@@ -24,14 +24,28 @@ use crate::kit::{Kit, PATIENCE, session};
 const OUR_ID: u8 = 9;
 
 /// A peer that says what the test wants.
-struct Raw {
-    stream: TcpStream,
+pub(crate) struct Raw {
+    pub(crate) stream: TcpStream,
     received: BytesMut,
 }
 
 impl Raw {
     /// Connects by `name`; the second value is what the node says of itself.
     async fn meet(addr: SocketAddr, name: InfoHash) -> (Self, ExtendedHandshake) {
+        let names = [(METADATA.to_owned(), OUR_ID)].into();
+        let own = ExtendedHandshake {
+            names,
+            ..ExtendedHandshake::default()
+        };
+        Self::meet_as(addr, name, own).await
+    }
+
+    /// As [`meet`](Self::meet), and says this of itself.
+    pub(crate) async fn meet_as(
+        addr: SocketAddr,
+        name: InfoHash,
+        own: ExtendedHandshake,
+    ) -> (Self, ExtendedHandshake) {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         let hello = Handshake {
             info_hash: name,
@@ -49,11 +63,6 @@ impl Raw {
             stream,
             received: BytesMut::new(),
         };
-        let names = [(METADATA.to_owned(), OUR_ID)].into();
-        let own = ExtendedHandshake {
-            names,
-            ..ExtendedHandshake::default()
-        };
         raw.say(Message::Extended {
             id: 0,
             payload: own.encode().into(),
@@ -68,14 +77,14 @@ impl Raw {
         (raw, said)
     }
 
-    async fn say(&mut self, message: Message) {
+    pub(crate) async fn say(&mut self, message: Message) {
         let mut out = Vec::new();
         message.encode(&mut out);
         self.stream.write_all(&out).await.unwrap();
     }
 
     /// The next message of the wanted kind.
-    async fn next<T>(&mut self, wanted: impl Fn(Message) -> Option<T>) -> T {
+    pub(crate) async fn next<T>(&mut self, wanted: impl Fn(Message) -> Option<T>) -> T {
         let found = async {
             loop {
                 let mut input = self.received.split().freeze();

@@ -34,11 +34,19 @@ impl Manifest {
                 return Err(Refusal::OutOfLease { lease, at });
             }
         }
+        // So a holder that signs the same again and again costs nobody memory.
+        let is_news = |fact: &Fact| self.facts.is_news(lease_id, fact);
+        if attest.end.is_none() && !attest.facts.iter().any(is_news) {
+            return Ok(Applied::default());
+        }
         let mut applied = Applied {
             is_new: true,
             ..Applied::default()
         };
         for fact in &attest.facts {
+            if !self.facts.is_news(lease_id, fact) {
+                continue;
+            }
             if let Ok(changes) = self.facts.attest(lease_id, fact) {
                 applied.changes.merge(changes);
             }

@@ -82,9 +82,8 @@ impl Sealer {
     /// # Errors
     /// [`RecordError`] when it is for no pieces; no number is used up then.
     pub fn lease(&mut self, lease: Lease) -> Result<Signed, RecordError> {
-        let signed = self.sign(Body::Lease(lease))?;
-        self.delta_bytes += signed.bytes().len();
-        Ok(signed)
+        // Snapshots do not say leases again, so one is not due any sooner.
+        self.sign(Body::Lease(lease))
     }
 
     /// Says what is new: `fresh` facts, which `facts` has already, and the content's status. A snapshot follows when

@@ -1,10 +1,11 @@
 //! What goes into [`Gossip`](super::Gossip) and what comes out.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use floodway_proto::facts::{Changes, FactError, NodeAt};
 use floodway_proto::manifest::Refusal;
-use floodway_proto::record::{Head, Signed};
+use floodway_proto::record::{Fact, Head, SecretKey, Signed};
 use floodway_proto::wire::ManifestMessage;
 use floodway_proto::{Sha256, Time};
 
@@ -23,6 +24,8 @@ pub struct GossipConfig {
     pub records_per_s: u32,
     /// Requests of a neighbour that are answered in a second on average.
     pub requests_per_s: u32,
+    /// What this node signs with that it reads under leases ([`Read`](GossipInput::Read)): only a relay has such a key.
+    pub signer: Option<Arc<SecretKey>>,
 }
 
 impl GossipConfig {
@@ -43,6 +46,7 @@ impl Default for GossipConfig {
             eager: 4,
             records_per_s: 200,
             requests_per_s: 50,
+            signer: None,
         }
     }
 }
@@ -79,6 +83,13 @@ pub enum GossipInput {
         node: NodeAt,
         /// Of all pieces under it.
         hashes: Vec<Sha256>,
+    },
+    /// This node has read a piece from the origin, and says what it hashes to.
+    Read {
+        /// The piece.
+        piece: u32,
+        /// Its node.
+        fact: Fact,
     },
     /// Somebody can be asked over HTTP from now on, or nobody any more: without, no questions are put.
     Help(bool),

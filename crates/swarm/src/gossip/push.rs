@@ -28,9 +28,10 @@ impl Gossip {
             .map(|(&peer, _)| peer)
             .collect();
         for peer in targets {
-            if let Some(neighbour) = self.neighbours.get_mut(&peer) {
-                neighbour.head = neighbour.head.max(head.unwrap_or_default());
-                neighbour.pushed = neighbour.pushed.max(Some(head.unwrap_or_default()));
+            // From what relays attest nobody learns who is sooner: control may have signed it already.
+            if let (Some(neighbour), Some(head)) = (self.neighbours.get_mut(&peer), head) {
+                neighbour.head = neighbour.head.max(head);
+                neighbour.pushed = neighbour.pushed.max(Some(head));
             }
             self.send(peer, ManifestMessage::Record(signed.clone()));
         }

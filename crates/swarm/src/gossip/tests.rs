@@ -12,6 +12,7 @@ use floodway_proto::{SafeName, digest};
 
 use super::*;
 
+mod attest;
 mod follow;
 mod http;
 mod net;

@@ -1,6 +1,7 @@
 //! A small network of gossiping nodes with latency, told the time.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
@@ -66,7 +67,10 @@ impl Net {
     fn add_node(&mut self) -> usize {
         let index = self.nodes.len();
         let config = if index == 0 {
-            GossipConfig::relay()
+            GossipConfig {
+                signer: Some(Arc::new(relay_key())),
+                ..GossipConfig::relay()
+            }
         } else {
             GossipConfig::default()
         };
@@ -162,6 +166,35 @@ impl Net {
             self.later(self.now, 0, GossipInput::Record(record));
         }
         count
+    }
+
+    /// Control leases pieces to the relay, and tells it.
+    pub(super) fn control_leases(&mut self, lease: u64, first: u32, count: u32) {
+        let record = self.control.lease(lease, first, count);
+        self.later(self.now, 0, GossipInput::Record(record));
+    }
+
+    /// The relay has read a piece.
+    pub(super) fn relay_reads(&mut self, piece: u32) {
+        let fact = fact(piece);
+        self.later(self.now, 0, GossipInput::Read { piece, fact });
+    }
+
+    /// A node hears from all its neighbours that they have these pieces.
+    pub(super) fn hears_of(&mut self, node: usize, pieces: Range<u32>) {
+        let peers: Vec<PeerKey> = self.nodes[node].links.keys().copied().collect();
+        for peer in peers {
+            let pieces = pieces.clone();
+            self.later(self.now, node, GossipInput::Lacking { peer, pieces });
+        }
+    }
+
+    /// Every node can verify the first so many pieces.
+    pub(super) fn check_all_can_verify(&self, pieces: u32) {
+        for (index, node) in self.nodes.iter().enumerate() {
+            let missing = node.gossip.manifest().facts().missing(0..pieces);
+            assert!(missing.is_empty(), "node {index}: {missing:?}");
+        }
     }
 
     pub(super) fn records_sealed_since(&self, step: usize) -> usize {

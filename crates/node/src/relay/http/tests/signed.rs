@@ -60,6 +60,7 @@ impl Growing {
         let growth = Growth {
             manifest,
             is_relay: true,
+            signer: None,
         };
         let target = Target::File {
             path: site.folder.path().join("growing"),
