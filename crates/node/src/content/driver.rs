@@ -438,7 +438,7 @@ impl Driver {
             Sender::Peer(peer) => self.shares.by_peer(peer, bytes),
             Sender::Http(request) => {
                 if let Some(source) = self.sources.of_request(request) {
-                    (self.shares).by_http(source.url.as_str(), source.class, bytes);
+                    self.shares.by_http(&source.url, source.class, bytes);
                 }
             }
         }

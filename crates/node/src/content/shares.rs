@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
+use floodway_origin::SourceUrl;
 use floodway_swarm::{PeerKey, SourceClass};
 
 use super::SourceShare;
@@ -17,6 +18,7 @@ const TOLD: usize = 100;
 pub(super) struct Shares {
     peers: BTreeMap<SocketAddr, u64>,
     connected: HashMap<PeerKey, SocketAddr>,
+    /// By what may be shown of a URL.
     http: BTreeMap<String, (SourceClass, u64)>,
     others: u64,
 }
@@ -39,12 +41,9 @@ impl Shares {
         }
     }
 
-    pub(super) fn by_http(&mut self, url: &str, class: SourceClass, bytes: u64) {
-        if let Some((_, sum)) = self.http.get_mut(url) {
-            *sum += bytes;
-        } else {
-            self.http.insert(url.to_owned(), (class, bytes));
-        }
+    pub(super) fn by_http(&mut self, url: &SourceUrl, class: SourceClass, bytes: u64) {
+        let (_, sum) = self.http.entry(url.redacted()).or_insert((class, 0));
+        *sum += bytes;
     }
 
     /// All of them, the largest first.
@@ -87,8 +86,9 @@ mod tests {
         shares.by_peer(PeerKey(1), 100);
         shares.peer_up(PeerKey(2), addr);
         shares.by_peer(PeerKey(2), 4);
-        shares.by_http("http://relay/", SourceClass::Relay, 9);
-        shares.by_http("http://relay/", SourceClass::Relay, 1);
+        let relay = "http://relay/".parse().unwrap();
+        shares.by_http(&relay, SourceClass::Relay, 9);
+        shares.by_http(&relay, SourceClass::Relay, 1);
         let list = shares.list().into_iter();
         let list: Vec<_> = list
             .map(|share| (share.source, share.class, share.bytes))
@@ -99,6 +99,26 @@ mod tests {
                 ("http://relay/".into(), SourceClass::Relay, 10),
                 ("192.0.2.1:7".into(), SourceClass::Peer, 7),
                 ("others".into(), SourceClass::Peer, 100),
+            ]
+        );
+    }
+
+    #[test]
+    fn urls_are_told_without_their_secrets() {
+        let mut shares = Shares::default();
+        let mut bring = |url: &str, bytes| {
+            shares.by_http(&url.parse().unwrap(), SourceClass::Origin, bytes);
+        };
+        bring("http://bob:pw@h/f?X-Amz-Signature=abc", 3);
+        bring("http://h/f?X-Amz-Signature=def", 4);
+        bring("http://relay/api/v1/w/c4P/f", 1);
+        let told = shares.list().into_iter();
+        let told: Vec<_> = told.map(|share| (share.source, share.bytes)).collect();
+        assert_eq!(
+            told,
+            [
+                ("http://h/f?…".into(), 7),
+                ("http://relay/api/v1/w/…/f".into(), 1)
             ]
         );
     }
