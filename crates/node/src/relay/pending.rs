@@ -330,7 +330,7 @@ mod tests {
         pending.begin(Some(SID));
         pending.leased(SID, &[ALL]);
         pending.piece(piece(0));
-        assert!(!pending.takes(&old));
+        pending.acknowledged(&old);
         assert_eq!(pending.alone().unwrap().pieces.len(), 1);
     }
 }
