@@ -146,7 +146,7 @@ pub struct RelayReport {
     pub failure: Option<RelayFailure>,
 }
 
-/// At most so many [`PieceReport`]s in one sync.
+/// At most so many [`PieceReport`]s in one sync: nodes count all lists of all relay tasks together, control takes so many of each.
 pub const PIECES_PER_SYNC: usize = 4096;
 
 /// What the origin said of an object.

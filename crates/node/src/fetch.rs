@@ -188,6 +188,7 @@ impl Fetch {
             if !items.is_empty() {
                 let packet = Packet::Items {
                     from: Sender::Http(self.request),
+                    source: Some(Arc::clone(&self.source)),
                     items,
                 };
                 self.content.packets.send(packet).await.map_err(|_| Gone)?;

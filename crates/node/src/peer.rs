@@ -146,6 +146,7 @@ impl Connection {
     async fn send(&self, items: Vec<Item>) -> Result<(), PeerError> {
         let packet = Packet::Items {
             from: Sender::Peer(self.key),
+            source: None,
             items,
         };
         self.content

@@ -94,24 +94,34 @@ impl SourceUrl {
         Some(percent_decode_str(segment).decode_utf8().ok()?.into_owned())
     }
 
-    /// What may be shown and logged: no user, no password, no fragment, and a query only as `?…`.
+    /// What may be shown and logged: no user, no password, no fragment, no capability of a relay, and a query only as `?…`.
     pub fn redacted(&self) -> String {
         redact(&self.0)
     }
 }
 
-/// A URL without its secrets: queries hold signatures, user parts hold passwords.
+/// What comes before the capability in the path of a relay's web seed URL.
+const BEFORE_CAPABILITY: &str = "/api/v1/w/";
+
+/// A URL without its secrets: queries hold signatures, user parts hold passwords, and paths of relays hold capabilities.
 pub(crate) fn redact(url: &Url) -> String {
     let mut shown = url.clone();
     // Both fail only for URLs without a host, which have no such part.
     let _ = shown.set_username("");
     let _ = shown.set_password(None);
     shown.set_fragment(None);
-    if shown.query().is_some() {
-        shown.set_query(None);
-        return format!("{shown}?…");
+    let query = shown.query().is_some();
+    shown.set_query(None);
+    let mut shown = String::from(shown);
+    if let Some(at) = shown.find(BEFORE_CAPABILITY) {
+        let start = at + BEFORE_CAPABILITY.len();
+        let end = shown[start..].find('/');
+        shown.replace_range(start..end.map_or(shown.len(), |end| start + end), "…");
     }
-    shown.into()
+    if query {
+        shown.push_str("?…");
+    }
+    shown
 }
 
 impl FromStr for SourceUrl {
@@ -151,6 +161,19 @@ mod tests {
         assert_eq!(format!("{url:?}"), url.to_string());
         assert!(url.as_str().ends_with("?X-Amz-Signature=abc"));
         assert_eq!(source("http://h/x").to_string(), "http://h/x");
+        for (url, shown) in [
+            (
+                "http://relay:80/api/v1/w/c4P-x/a/b.img",
+                "http://relay/api/v1/w/…/a/b.img",
+            ),
+            (
+                "http://h/base/api/v1/w/c4P?x#y",
+                "http://h/base/api/v1/w/…?…",
+            ),
+            ("http://h/api/v1/w/", "http://h/api/v1/w/…"),
+        ] {
+            assert_eq!(source(url).to_string(), shown);
+        }
     }
 
     #[test]

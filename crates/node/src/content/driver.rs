@@ -31,8 +31,8 @@ use super::shares::Shares;
 use super::sources::Sources;
 use super::{
     AddError, Command, Complete, Content, ContentError, ContentEvent, ContentSpec, Events,
-    Finished, GrowthSeen, Item, KnownTorrent, Outcome, Packet, PeerAt, PeerOut, Progress, Reading,
-    Shared, State, Target, disk,
+    Finished, GrowthSeen, HttpSource, Item, KnownTorrent, Outcome, Packet, PeerAt, PeerOut,
+    Progress, Reading, Shared, State, Target, disk,
 };
 use crate::announce::Announcer;
 use crate::session::Session;
@@ -382,7 +382,7 @@ impl Driver {
                 hang_up,
             } => {
                 let hang_up = hang_up.drop_guard();
-                self.shares.peer_up(peer, addr);
+                self.shares.peer_up(peer, name, addr, inbound);
                 self.peers.insert(
                     peer,
                     Peer {
@@ -405,7 +405,16 @@ impl Driver {
                     self.input(Input::PeerDown { peer });
                 }
             }
-            Packet::Items { from, items } => self.items(from, items),
+            Packet::Items {
+                from,
+                source,
+                items,
+            } => {
+                if self.is_heard(from) {
+                    self.count_share(from, source.as_deref(), &items);
+                    self.items(from, items);
+                }
+            }
             Packet::HttpEnd {
                 request,
                 end,
@@ -427,32 +436,32 @@ impl Driver {
         self.peers.remove(&peer).is_some()
     }
 
-    fn count_share(&mut self, from: Sender, items: &[Item]) {
+    /// Not a peer whose connection was dropped meanwhile.
+    fn is_heard(&self, from: Sender) -> bool {
+        !matches!(from, Sender::Peer(peer) if !self.peers.contains_key(&peer))
+    }
+
+    fn count_share(&mut self, from: Sender, source: Option<&HttpSource>, items: &[Item]) {
         let bytes = items.iter().map(|item| match item {
             Item::Block { data, .. } => data.len() as u64,
             _ => 0,
         });
         let bytes: u64 = bytes.sum();
-        match from {
+        match (from, source) {
             _ if bytes == 0 => {}
-            Sender::Peer(peer) => self.shares.by_peer(peer, bytes),
-            Sender::Http(request) => {
-                if let Some(source) = self.sources.of_request(request) {
-                    (self.shares).by_http(source.url.as_str(), source.class, bytes);
-                }
-            }
+            (_, Some(source)) => self.shares.by_http(&source.url, source.class, bytes),
+            (Sender::Peer(peer), None) => self.shares.by_peer(peer, bytes),
+            (Sender::Http(_), None) => {}
         }
     }
 
     fn items(&mut self, from: Sender, items: Vec<Item>) {
         let end = match from {
-            Sender::Peer(peer) if !self.peers.contains_key(&peer) => return,
             Sender::Peer(_) => u64::MAX,
             Sender::Http(request) => self.sources.received(request),
         };
         let now = self.session.now();
         self.changed = true;
-        self.count_share(from, &items);
         for item in items {
             match item {
                 Item::Input(input) => self.swarm.handle_input(now, input),

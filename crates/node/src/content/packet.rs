@@ -12,6 +12,7 @@ use floodway_swarm::{HttpEnd, Input, PeerKey, RequestKey, Sender};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use super::HttpSource;
 use super::help::Helped;
 
 /// One wake of the driver.
@@ -32,7 +33,12 @@ pub(crate) enum Packet {
     /// A connection is gone.
     PeerDown(PeerKey),
     /// What one read of a socket brought.
-    Items { from: Sender, items: Vec<Item> },
+    Items {
+        from: Sender,
+        /// Whom an HTTP request asked: the driver may have forgotten it, and the request, when this arrives.
+        source: Option<Arc<HttpSource>>,
+        items: Vec<Item>,
+    },
     /// An HTTP request is over.
     HttpEnd {
         request: RequestKey,

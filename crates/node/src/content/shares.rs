@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
+use floodway_origin::SourceUrl;
+use floodway_proto::PeerName;
 use floodway_swarm::{PeerKey, SourceClass};
 
 use super::SourceShare;
@@ -15,15 +17,42 @@ const TOLD: usize = 100;
 /// Bytes by source. Names stay when a connection ends.
 #[derive(Debug, Default)]
 pub(super) struct Shares {
-    peers: BTreeMap<SocketAddr, u64>,
-    connected: HashMap<PeerKey, SocketAddr>,
+    /// By the name that a peer's process has in handshakes: whoever dials us comes from another port each time.
+    peers: BTreeMap<PeerName, PeerShare>,
+    connected: HashMap<PeerKey, Connected>,
+    /// By what may be shown of a URL.
     http: BTreeMap<String, (SourceClass, u64)>,
     others: u64,
 }
 
+#[derive(Debug)]
+struct PeerShare {
+    /// Where it listens, once it was dialled; else where it came from first.
+    addr: SocketAddr,
+    bytes: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Connected {
+    name: PeerName,
+    addr: SocketAddr,
+    inbound: bool,
+}
+
 impl Shares {
-    pub(super) fn peer_up(&mut self, peer: PeerKey, addr: SocketAddr) {
-        self.connected.insert(peer, addr);
+    pub(super) fn peer_up(
+        &mut self,
+        peer: PeerKey,
+        name: PeerName,
+        addr: SocketAddr,
+        inbound: bool,
+    ) {
+        let connected = Connected {
+            name,
+            addr,
+            inbound,
+        };
+        self.connected.insert(peer, connected);
     }
 
     pub(super) fn peer_down(&mut self, peer: PeerKey) {
@@ -31,20 +60,26 @@ impl Shares {
     }
 
     pub(super) fn by_peer(&mut self, peer: PeerKey, bytes: u64) {
-        let addr = self.connected.get(&peer);
         let is_full = self.peers.len() >= MOST;
-        match addr.filter(|addr| !is_full || self.peers.contains_key(addr)) {
-            Some(addr) => *self.peers.entry(*addr).or_default() += bytes,
-            None => self.others += bytes,
+        let from = self.connected.get(&peer).copied();
+        let Some(from) = from.filter(|from| !is_full || self.peers.contains_key(&from.name)) else {
+            self.others += bytes;
+            return;
+        };
+        let new = PeerShare {
+            addr: from.addr,
+            bytes: 0,
+        };
+        let share = self.peers.entry(from.name).or_insert(new);
+        share.bytes += bytes;
+        if !from.inbound {
+            share.addr = from.addr;
         }
     }
 
-    pub(super) fn by_http(&mut self, url: &str, class: SourceClass, bytes: u64) {
-        if let Some((_, sum)) = self.http.get_mut(url) {
-            *sum += bytes;
-        } else {
-            self.http.insert(url.to_owned(), (class, bytes));
-        }
+    pub(super) fn by_http(&mut self, url: &SourceUrl, class: SourceClass, bytes: u64) {
+        let (_, sum) = self.http.entry(url.redacted()).or_insert((class, 0));
+        *sum += bytes;
     }
 
     /// All of them, the largest first.
@@ -54,9 +89,9 @@ impl Shares {
             class: SourceClass::Peer,
             bytes,
         };
-        let peers = self.peers.iter();
+        let peers = self.peers.values();
         let mut list: Vec<_> = peers
-            .map(|(addr, bytes)| peer(addr.to_string(), *bytes))
+            .map(|share| peer(share.addr.to_string(), share.bytes))
             .collect();
         list.extend(self.http.iter().map(|(url, (class, bytes))| SourceShare {
             source: url.clone(),
@@ -80,15 +115,24 @@ mod tests {
     #[test]
     fn a_peer_that_comes_again_is_one_source_and_the_largest_is_first() {
         let mut shares = Shares::default();
-        let addr: SocketAddr = "192.0.2.1:7".parse().unwrap();
-        shares.peer_up(PeerKey(1), addr);
-        shares.by_peer(PeerKey(1), 3);
+        let mut up = |shares: &mut Shares, key, name, port, inbound| {
+            let addr = SocketAddr::from(([192, 0, 2, 1], port));
+            shares.peer_up(PeerKey(key), PeerName([name; 20]), addr, inbound);
+        };
+        up(&mut shares, 1, 1, 50_001, true);
+        shares.by_peer(PeerKey(1), 1);
         shares.peer_down(PeerKey(1));
         shares.by_peer(PeerKey(1), 100);
-        shares.peer_up(PeerKey(2), addr);
-        shares.by_peer(PeerKey(2), 4);
-        shares.by_http("http://relay/", SourceClass::Relay, 9);
-        shares.by_http("http://relay/", SourceClass::Relay, 1);
+        up(&mut shares, 2, 1, 7, false);
+        shares.by_peer(PeerKey(2), 2);
+        shares.peer_down(PeerKey(2));
+        up(&mut shares, 3, 1, 50_002, true);
+        shares.by_peer(PeerKey(3), 4);
+        up(&mut shares, 4, 2, 50_003, true);
+        shares.by_peer(PeerKey(4), 5);
+        let relay = "http://relay/".parse().unwrap();
+        shares.by_http(&relay, SourceClass::Relay, 9);
+        shares.by_http(&relay, SourceClass::Relay, 1);
         let list = shares.list().into_iter();
         let list: Vec<_> = list
             .map(|share| (share.source, share.class, share.bytes))
@@ -98,7 +142,28 @@ mod tests {
             [
                 ("http://relay/".into(), SourceClass::Relay, 10),
                 ("192.0.2.1:7".into(), SourceClass::Peer, 7),
+                ("192.0.2.1:50003".into(), SourceClass::Peer, 5),
                 ("others".into(), SourceClass::Peer, 100),
+            ]
+        );
+    }
+
+    #[test]
+    fn urls_are_told_without_their_secrets() {
+        let mut shares = Shares::default();
+        let mut bring = |url: &str, bytes| {
+            shares.by_http(&url.parse().unwrap(), SourceClass::Origin, bytes);
+        };
+        bring("http://bob:pw@h/f?X-Amz-Signature=abc", 3);
+        bring("http://h/f?X-Amz-Signature=def", 4);
+        bring("http://relay/api/v1/w/c4P/f", 1);
+        let told = shares.list().into_iter();
+        let told: Vec<_> = told.map(|share| (share.source, share.bytes)).collect();
+        assert_eq!(
+            told,
+            [
+                ("http://h/f?…".into(), 7),
+                ("http://relay/api/v1/w/…/f".into(), 1)
             ]
         );
     }

@@ -85,12 +85,6 @@ impl Sources {
         *request.end.borrow()
     }
 
-    /// Whom a request asked.
-    pub(super) fn of_request(&self, request: RequestKey) -> Option<&HttpSource> {
-        let request = self.requests.get(&request)?;
-        self.get(request.source)
-    }
-
     pub(super) fn shorten(&self, request: RequestKey, end: u64) {
         if let Some(request) = self.requests.get(&request) {
             request.end.send_replace(end);

@@ -308,7 +308,7 @@ pub struct Finished {
 /// What one source brought of a content in this run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SourceShare {
-    /// The address of a peer, or the URL of a relay or origin.
+    /// The address of a peer, or what may be shown of the URL of a relay or origin.
     pub source: String,
     /// What it is.
     pub class: SourceClass,

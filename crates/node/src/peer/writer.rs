@@ -147,6 +147,7 @@ impl Connection {
         self.session.send_pool().give(batch.into_buffer());
         let packet = Packet::Items {
             from: Sender::Peer(peer),
+            source: None,
             items,
         };
         self.content

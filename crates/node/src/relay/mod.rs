@@ -1,9 +1,10 @@
 //! The relay: probes origins, fetches under range leases, reports what each piece hashes to, seeds and serves.
 //!
 //! Entry: [`run`]. One `Work` per relay task does everything about its content; the relay itself only
-//! carries its notes to control and control's orders to it. Invariants: an origin is read only for pieces under lease
-//! (and for probes), and never by a relay that feeds from others; a piece is offered, to peers and over HTTP, once control, or a relay
-//! under a lease of control, has signed what it must hash to and its hash agrees.
+//! carries its notes to control and control's orders to it. Invariants: an origin is read only for pieces under lease,
+//! for probes, for audits that control asks for, and when a final content stands still because nobody has some pieces of it; and
+//! never by a relay that feeds from others. A piece is offered, to peers and over HTTP, once control, or a relay under a
+//! lease of control, has signed what it must hash to and its hash agrees.
 
 mod alone;
 mod audit;
@@ -327,11 +328,9 @@ impl Duty for Relay {
                 .values()
                 .filter_map(|tended| tended.pending.content.clone())
                 .collect(),
-            relay_tasks: self
-                .works
-                .iter()
-                .filter_map(|(id, tended)| tended.pending.report(id))
-                .collect(),
+            relay_tasks: pending::reports(
+                (self.works.iter()).map(|(id, tended)| (id.as_str(), &tended.pending)),
+            ),
             streaming: true,
             audits: self.feeds_from.is_empty(),
             feeds_from: self.feeds_from.clone(),
@@ -361,13 +360,13 @@ impl Duty for Relay {
     }
 
     fn acknowledged(&mut self, request: &SyncRequest) -> bool {
-        let mut more = false;
         for report in &request.relay_tasks {
             if let Some(tended) = self.works.get_mut(&report.relay_task) {
-                more |= tended.pending.acknowledged(report);
+                tended.pending.acknowledged(report);
             }
         }
-        more
+        // There may have been no room for some tasks at all.
+        self.works.values().any(|tended| tended.pending.has_more())
     }
 
     fn apply(&mut self, mut reply: SyncReply) {

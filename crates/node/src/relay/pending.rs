@@ -11,6 +11,26 @@ use floodway_api::sync::{
 };
 use floodway_proto::Sid;
 
+/// What to report of these relay tasks in one sync: [`PIECES_PER_SYNC`] of all together, since the whole must be no longer than
+/// control takes. What others report waits for what only this relay can say.
+pub(super) fn reports<'a>(books: impl Iterator<Item = (&'a str, &'a Pending)>) -> Vec<RelayReport> {
+    let mut room = PIECES_PER_SYNC;
+    let books: Vec<_> = books
+        .map(|(task, book)| (book, book.report(task, &mut room)))
+        .collect();
+    let reports = books.into_iter().map(|(book, mut report)| {
+        report.held = book.told(&book.unconfirmed, &mut room);
+        report
+    });
+    reports.filter(says_something).collect()
+}
+
+fn says_something(report: &RelayReport) -> bool {
+    let pieces = [&report.pieces, &report.audited, &report.held];
+    let pieces = pieces.into_iter().any(|list| !list.is_empty());
+    pieces || !report.unread.is_empty() || report.probe.is_some() || report.failure.is_some()
+}
+
 /// The book of one relay task.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
@@ -82,39 +102,43 @@ impl Pending {
         }
     }
 
-    /// What to report now.
-    pub(super) fn report(&self, relay_task: &str) -> Option<RelayReport> {
-        let pieces = self
-            .unreported
-            .iter()
-            .filter_map(|piece| self.digests.get(piece))
-            .take(PIECES_PER_SYNC);
-        let held = (self.unconfirmed.iter())
-            .filter_map(|piece| self.digests.get(piece))
-            .take(PIECES_PER_SYNC);
-        let now = || self.audited.iter().take(PIECES_PER_SYNC);
-        let audited = now().filter_map(|(_, found)| *found);
+    /// What to report now of all but `held`. `room`: for so many pieces; what is left of it.
+    fn report(&self, relay_task: &str, room: &mut usize) -> RelayReport {
+        let pieces = self.told(&self.unreported, room);
+        let now = || self.audited.iter().take(*room);
+        let audited: Vec<_> = now().filter_map(|(_, found)| *found).collect();
         let unread = now().filter_map(|(piece, found)| found.is_none().then_some(*piece));
-        let report = RelayReport {
+        let unread: Vec<_> = unread.collect();
+        *room -= audited.len() + unread.len();
+        RelayReport {
             relay_task: relay_task.to_owned(),
             sid: self.sid,
             probe: self.probe.clone(),
-            pieces: pieces.copied().collect(),
-            audited: audited.collect(),
-            held: held.copied().collect(),
-            unread: unread.collect(),
+            pieces,
+            audited,
+            held: Vec::new(),
+            unread,
             failure: self.failure.clone(),
-        };
-        let audits = report.audited.is_empty() && report.unread.is_empty();
-        let empty = report.probe.is_none() && report.pieces.is_empty() && report.failure.is_none();
-        let empty = empty && audits && report.held.is_empty();
-        (!empty).then_some(report)
+        }
     }
 
-    /// Control has made this durable. True when there is more to say.
-    pub(super) fn acknowledged(&mut self, report: &RelayReport) -> bool {
+    /// The digests of the first of these pieces.
+    fn told(&self, pieces: &BTreeSet<u32>, room: &mut usize) -> Vec<PieceReport> {
+        let known = pieces.iter().filter_map(|piece| self.digests.get(piece));
+        let told: Vec<_> = known.take(*room).copied().collect();
+        *room -= told.len();
+        told
+    }
+
+    /// True when there are pieces to tell of.
+    pub(super) fn has_more(&self) -> bool {
+        !(self.unreported.is_empty() && self.unconfirmed.is_empty() && self.audited.is_empty())
+    }
+
+    /// Control has made this durable.
+    pub(super) fn acknowledged(&mut self, report: &RelayReport) {
         if report.sid != self.sid {
-            return false;
+            return;
         }
         for piece in &report.pieces {
             if self.digests.get(&piece.piece) == Some(piece) {
@@ -138,7 +162,6 @@ impl Pending {
         if self.failure == report.failure {
             self.failure = None;
         }
-        !self.unreported.is_empty() || !self.unconfirmed.is_empty()
     }
 }
 
@@ -161,6 +184,18 @@ mod tests {
         }
     }
 
+    impl Pending {
+        /// What to report when there is no other task.
+        fn alone(&self) -> Option<RelayReport> {
+            reports([("t", self)].into_iter()).pop()
+        }
+
+        fn takes(&mut self, report: &RelayReport) -> bool {
+            self.acknowledged(report);
+            self.has_more()
+        }
+    }
+
     fn piece(piece: u32) -> PieceReport {
         PieceReport {
             piece,
@@ -174,25 +209,25 @@ mod tests {
         let mut pending = Pending::default();
         pending.begin(Some(SID));
         pending.leased(SID, &[ALL]);
-        assert_eq!(pending.report("t"), None);
+        assert_eq!(pending.alone(), None);
         let most = u32::try_from(PIECES_PER_SYNC).unwrap();
         (0..most + 2).for_each(|n| pending.piece(piece(n)));
-        let first = pending.report("t").unwrap();
+        let first = pending.alone().unwrap();
         assert_eq!(
             (first.pieces.len(), first.sid),
             (PIECES_PER_SYNC, Some(SID))
         );
         assert_eq!(
-            pending.report("t"),
+            pending.alone(),
             Some(first.clone()),
             "a lost sync is repeated"
         );
-        assert!(pending.acknowledged(&first), "there is more");
-        let second = pending.report("t").unwrap();
+        assert!(pending.takes(&first), "there is more");
+        let second = pending.alone().unwrap();
         assert_eq!(second.pieces, [piece(most), piece(most + 1)]);
         pending.piece(piece(0));
-        assert!(pending.acknowledged(&second));
-        assert_eq!(pending.report("t").unwrap().pieces, [piece(0)]);
+        assert!(pending.takes(&second));
+        assert_eq!(pending.alone().unwrap().pieces, [piece(0)]);
     }
 
     #[test]
@@ -201,14 +236,14 @@ mod tests {
         pending.begin(Some(SID));
         pending.leased(SID, &[ALL]);
         (0..4).for_each(|n| pending.piece(piece(n)));
-        pending.acknowledged(&pending.report("t").unwrap());
+        pending.acknowledged(&pending.alone().unwrap());
         let lease = lease(9, 2, 9);
         pending.leased(SID, &[lease]);
-        let again = pending.report("t").unwrap();
+        let again = pending.alone().unwrap();
         assert_eq!(again.pieces, [piece(2), piece(3)]);
         pending.acknowledged(&again);
         pending.leased(SID, &[lease]);
-        assert_eq!(pending.report("t"), None);
+        assert_eq!(pending.alone(), None);
     }
 
     #[test]
@@ -218,21 +253,21 @@ mod tests {
         pending.leased(SID, &[lease(1, 0, 2)]);
         pending.begin(Some(SID));
         (0..4).for_each(|n| pending.piece(piece(n)));
-        let report = pending.report("t").unwrap();
+        let report = pending.alone().unwrap();
         assert_eq!(report.pieces, [piece(0), piece(1)]);
         assert_eq!(report.held, [piece(2), piece(3)]);
         pending.acknowledged(&report);
         // .. hold for no other, and outlive a new beginning.
         let other = Sid([2; 32]);
         pending.leased(other, &[lease(2, 0, 9)]);
-        assert_eq!(pending.report("t"), None);
+        assert_eq!(pending.alone(), None);
         pending.begin(Some(SID));
         (0..4).for_each(|n| pending.piece(piece(n)));
-        assert_eq!(pending.report("t").unwrap().pieces, report.pieces);
+        assert_eq!(pending.alone().unwrap().pieces, report.pieces);
         pending.begin(Some(other));
         pending.leased(other, &[lease(3, 3, 1)]);
         (0..4).for_each(|n| pending.piece(piece(n)));
-        assert_eq!(pending.report("t").unwrap().pieces, [piece(3)]);
+        assert_eq!(pending.alone().unwrap().pieces, [piece(3)]);
     }
 
     #[test]
@@ -241,17 +276,47 @@ mod tests {
         pending.begin(Some(SID));
         pending.audited(3, Some(piece(3)));
         pending.audited(5, None);
-        let report = pending.report("t").unwrap();
+        let report = pending.alone().unwrap();
         assert_eq!(
             (&report.audited[..], &report.unread[..]),
             (&[piece(3)][..], &[5][..])
         );
         assert_eq!(report.pieces, [], "read again is not reported first");
-        assert!(!pending.acknowledged(&report));
-        assert_eq!(pending.report("t"), None);
+        assert!(!pending.takes(&report));
+        assert_eq!(pending.alone(), None);
         pending.audited(4, None);
         pending.begin(Some(Sid([2; 32])));
-        assert_eq!(pending.report("t"), None, "of no interest any more");
+        assert_eq!(pending.alone(), None, "of no interest any more");
+    }
+
+    #[test]
+    fn all_that_one_sync_tells_of_has_room_in_it() {
+        let most = u32::try_from(PIECES_PER_SYNC).unwrap();
+        let mut books: Vec<_> = (0..3).map(|_| Pending::default()).collect();
+        for book in &mut books {
+            book.begin(Some(SID));
+            book.leased(SID, &[lease(1, 0, most - 100)]);
+            (0..most).for_each(|n| book.piece(piece(n)));
+            (0..most).for_each(|n| book.audited(n, (n % 2 == 0).then_some(piece(n))));
+        }
+        let names = ["a", "b", "c"];
+        let (mut own, mut syncs) = (Vec::new(), 0);
+        while books.iter().any(Pending::has_more) {
+            let books_of = || names.into_iter().zip(&books);
+            let told = reports(books_of());
+            let others = |of: &RelayReport| of.audited.len() + of.held.len() + of.unread.len();
+            let pieces: usize = told.iter().map(|of| of.pieces.len() + others(of)).sum();
+            assert!((1..=PIECES_PER_SYNC).contains(&pieces), "{pieces}");
+            syncs += 1;
+            own.extend(told.iter().flat_map(|of| of.pieces.clone()));
+            let waits = own.len() < 3 * (PIECES_PER_SYNC - 100);
+            assert!(!waits || told.iter().all(|of| of.held.is_empty()));
+            for of in &told {
+                let at = names.iter().position(|name| *name == of.relay_task);
+                books[at.unwrap()].acknowledged(of);
+            }
+        }
+        assert_eq!(syncs, 6);
     }
 
     #[test]
@@ -261,11 +326,11 @@ mod tests {
             kind: RelayFailureKind::Local,
             message: "x".into(),
         });
-        let old = pending.report("t").unwrap();
+        let old = pending.alone().unwrap();
         pending.begin(Some(SID));
         pending.leased(SID, &[ALL]);
         pending.piece(piece(0));
-        assert!(!pending.acknowledged(&old));
-        assert_eq!(pending.report("t").unwrap().pieces.len(), 1);
+        pending.acknowledged(&old);
+        assert_eq!(pending.alone().unwrap().pieces.len(), 1);
     }
 }

@@ -109,6 +109,11 @@ impl Kit {
             finished.bytes,
             "each kept byte counts once: {of:?}"
         );
+        let shares = finished.sources.iter().map(|share| share.bytes);
+        assert!(
+            shares.sum::<u64>() >= of.peer + of.relay + of.origin,
+            "each kept byte came from somebody: {finished:?}"
+        );
         finished
     }
 
