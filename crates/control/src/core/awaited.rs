@@ -35,9 +35,9 @@ impl Awaited {
         }
     }
 
-    /// The node has synced: from now on it is live or gone, as any other.
-    pub(super) fn came(&mut self, node: NodeId) {
-        self.relays.remove(&node);
+    /// The node has synced: from now on it is live or gone, as any other. True when it was awaited: it may turn out to be no help.
+    pub(super) fn came(&mut self, node: NodeId) -> bool {
+        self.relays.remove(&node)
     }
 }
 

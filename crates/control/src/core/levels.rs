@@ -106,12 +106,18 @@ impl Core {
     }
 
     /// Whether this relay, which feeds from others, is there for the site of this node: then each byte is to come to the site once,
-    /// and to the node over HTTP from nobody else. A relay that is cut off is no help to its site.
+    /// and to the node over HTTP from nobody else. A relay that is cut off, or whose disk refuses the content, is no help to its site.
     pub(super) fn feeds_site(&self, relay: NodeId, node: NodeId, sid: Sid) -> bool {
         let site = self.site_of(node);
-        let is_fed =
-            || self.has_complete(relay, sid) || !self.upstreams(self.feeds_from(relay)).is_empty();
+        let is_fed = || self.has_complete(relay, sid) || self.takes_in(relay, sid);
         !site.is_empty() && self.feeds(relay) && self.site_of(relay) == site && is_fed()
+    }
+
+    /// Whether this relay, which feeds from others, goes on with a content.
+    fn takes_in(&self, relay: NodeId, sid: Sid) -> bool {
+        let content = self.model.contents.get(&sid);
+        let works = content.is_some_and(|row| !self.has_failed(relay, &row.relay_task));
+        works && !self.is_paused(relay, sid) && !self.upstreams(self.feeds_from(relay)).is_empty()
     }
 
     /// The peers that a relay that feeds from others is to dial: these, and who is at its own site. Others dial it.

@@ -334,6 +334,8 @@ impl Core {
                 }));
                 if let Some(sid) = task.sid {
                     self.free_leases(node, sid);
+                    // Its site may have been given it alone.
+                    self.wake_swarm(sid);
                 }
                 self.judge_open_tasks();
                 self.wake_relays();

@@ -97,7 +97,7 @@ impl Core {
         let role = row.role;
         self.unpark(node);
         let reports = std::mem::take(&mut request.relay_tasks);
-        self.note_live(&row, &request, peer, http);
+        let judge = self.note_live(&row, &request, peer, http);
         if role == Role::Relay {
             for report in reports {
                 self.relay_report(node, request.boot, report);
@@ -113,6 +113,9 @@ impl Core {
         self.note_contents(&row, request);
         if role == Role::Relay {
             self.note_pauses(node);
+        }
+        if judge {
+            self.judge_open_tasks();
         }
         if leaving {
             self.gone(node);
@@ -177,13 +180,14 @@ impl Core {
         }
     }
 
+    /// True when relay tasks may have lost the last relay that could have gone on with them.
     fn note_live(
         &mut self,
         row: &NodeRow,
         request: &SyncRequest,
         peer: Option<SocketAddr>,
         http: Option<String>,
-    ) {
+    ) -> bool {
         let dies = self.now.time + self.advanced().node_timeout.0;
         let old = self.live.get_mut(&row.id);
         let appeared = old.is_none();
@@ -191,6 +195,9 @@ impl Core {
             .as_ref()
             .is_some_and(|old| old.said.boot != request.boot);
         let moved = old.as_ref().is_some_and(|old| old.http != http);
+        let relevelled = old
+            .as_ref()
+            .is_some_and(|old| old.said.feeds_from != request.feeds_from);
         let fresh = || LiveNode {
             said: SyncRequest::default(),
             peer: None,
@@ -209,7 +216,7 @@ impl Core {
         live.said.audits = request.audits;
         live.recent.clear();
         live.refused.clear();
-        self.awaited.came(row.id);
+        let came = self.awaited.came(row.id);
         if restarted {
             live.opened.clear();
         }
@@ -225,10 +232,11 @@ impl Core {
                 ..row.clone()
             }));
         }
-        if row.role == Role::Relay && (appeared || moved) {
+        if row.role == Role::Relay && (appeared || moved || relevelled) {
             tracing::info!(node = %row.id, name = row.name, "relay is live");
             self.wake_all();
         }
+        came || relevelled
     }
 
     pub(super) fn wake_all(&mut self) {
@@ -324,7 +332,8 @@ impl Core {
             let before = old.contents.iter().find(|old| old.sid == report.sid);
             let serves = |report: &ContentReport| {
                 let streams = report.manifest.is_some();
-                (report.have > 0 || streams, report.complete, streams)
+                let pauses = report.paused.is_some();
+                (report.have > 0 || streams, report.complete, streams, pauses)
             };
             let same = before.is_some_and(|before| serves(before) == serves(report));
             if row.role == Role::Relay && !same {

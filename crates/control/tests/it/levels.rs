@@ -1,7 +1,7 @@
 //! Relays that feed from other relays.
 
-use floodway_api::rest::{Enrolled, Role};
-use floodway_api::sync::{Ask, Grant};
+use floodway_api::rest::{Enrolled, Role, TaskState};
+use floodway_api::sync::{Ask, Grant, RelayFailure, RelayFailureKind, RelayReport, SyncReply};
 use floodway_proto::Sid;
 use serde_json::json;
 
@@ -121,6 +121,15 @@ async fn who_feeds_from_a_relay_is_told_of_that_one_and_of_its_own_site() {
     let mut all = [one.id, two.id, other.id];
     all.sort_unstable();
     assert_eq!(relays(&far.sync(&server).await.contents[0]), all);
+    // When its disk is full, it is no help to its site.
+    let report = two.state.contents.iter_mut().find(|of| of.sid == sid);
+    report.unwrap().paused = Some("the disk is full".into());
+    two.sync(&server).await;
+    let left = relays(&near.sync(&server).await.contents[0]);
+    assert!(left.contains(&one.id), "{left:?}");
+    two.holds(sid, false);
+    two.sync(&server).await;
+    assert_eq!(relays(&near.sync(&server).await.contents[0]), [two.id]);
     // Cut off, it is no help to its site.
     one.state.leaving = true;
     one.sync(&server).await;
@@ -165,6 +174,75 @@ async fn a_relay_that_waits_for_its_upstream_keeps_nobody_from_the_origin() {
         matches!(&reply.grants[0], Grant::Refused { code, .. } if code == "relay_live"),
         "{reply:?}"
     );
+}
+
+/// The relay gives the content up.
+async fn fails(node: &mut Node, server: &Server, relay_task: &str, sid: Sid) {
+    let failure = RelayFailure {
+        kind: RelayFailureKind::Local,
+        message: "the disk is broken".into(),
+    };
+    node.state.relay_tasks = vec![RelayReport {
+        relay_task: relay_task.into(),
+        sid: Some(sid),
+        probe: None,
+        pieces: Vec::new(),
+        audited: Vec::new(),
+        held: Vec::new(),
+        unread: Vec::new(),
+        failure: Some(failure),
+    }];
+    node.sync(server).await;
+}
+
+#[tokio::test]
+async fn a_relay_that_gave_a_content_up_is_no_help_to_its_site() {
+    let Levels {
+        server,
+        mut one,
+        mut two,
+        ..
+    } = Levels::start().await;
+    one.sync(&server).await;
+    let task = server.publish("disk.img", None).await.relay_task;
+    let reply = one.probed(&server, &task, probe(8 * PIECE)).await;
+    let sid = content(&reply).sid;
+    let mut near = named(&server, Role::Agent, "near", "b").await;
+    for node in [&mut one, &mut two, &mut near] {
+        node.holds(sid, false);
+        node.sync(&server).await;
+    }
+    let told = |reply: &SyncReply| -> Vec<_> {
+        let relays = reply.contents.iter().flat_map(|info| &info.relays);
+        relays.map(|relay| relay.node).collect()
+    };
+    assert_eq!(told(&near.sync(&server).await), [two.id]);
+    fails(&mut two, &server, &task, sid).await;
+    let reply = near.until(&server, |reply| told(reply).len() == 2).await;
+    assert!(told(&reply).contains(&one.id));
+}
+
+#[tokio::test]
+async fn a_task_fails_when_the_last_that_could_read_the_origin_feeds_from_others() {
+    for comes_back in [true, false] {
+        // No relay but these two: all that are enrolled are awaited after a start.
+        let mut server = Server::start();
+        let mut one = named(&server, Role::Relay, "one", "a").await;
+        let mut two = named(&server, Role::Relay, "two", "b").await;
+        one.sync(&server).await;
+        let task = server.publish("disk.img", None).await.relay_task;
+        let reply = one.probed(&server, &task, probe(8 * PIECE)).await;
+        let sid = content(&reply).sid;
+        two.sync(&server).await;
+        if comes_back {
+            server.kill_and_restart().await;
+        }
+        fails(&mut one, &server, &task, sid).await;
+        assert_eq!(server.task(&task).await.state, TaskState::Relaying);
+        feeds_from(&mut two, &["one"]);
+        two.sync(&server).await;
+        assert_eq!(server.task(&task).await.state, TaskState::Failed);
+    }
 }
 
 #[tokio::test]
