@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn a_peer_that_comes_again_is_one_source_and_the_largest_is_first() {
         let mut shares = Shares::default();
-        let mut up = |shares: &mut Shares, key, name, port, inbound| {
+        let up = |shares: &mut Shares, key, name, port, inbound| {
             let addr = SocketAddr::from(([192, 0, 2, 1], port));
             shares.peer_up(PeerKey(key), PeerName([name; 20]), addr, inbound);
         };
