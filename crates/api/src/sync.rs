@@ -83,6 +83,23 @@ pub struct ContentReport {
     pub paused: Option<String>,
 }
 
+impl ContentReport {
+    /// Of a content of which the node has nothing yet.
+    pub fn nothing(sid: Sid) -> Self {
+        Self {
+            sid,
+            have: 0,
+            complete: false,
+            final_ok: false,
+            v2_ok: false,
+            peer_sent: 0,
+            serving: false,
+            manifest: None,
+            paused: None,
+        }
+    }
+}
+
 /// How far an agent is with a distribution task.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

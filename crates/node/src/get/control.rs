@@ -244,16 +244,9 @@ fn request(
     may_ask: bool,
 ) -> SyncRequest {
     let wanted = |sid| ContentReport {
-        sid,
-        have: 0,
-        complete: false,
-        final_ok: false,
-        v2_ok: false,
-        peer_sent: 0,
-        serving: false,
         // Nothing is known yet: control sends the genesis and all records.
         manifest: Some(Head::default()),
-        paused: None,
+        ..ContentReport::nothing(sid)
     };
     SyncRequest {
         peer: Some(session.peer_addr()),

@@ -362,15 +362,8 @@ fn audits(order: &RelayContent, feeds: bool) -> &[u32] {
 /// What a relay reports of a content that its disk does not let it open.
 pub(super) fn paused_report(sid: Sid, why: String) -> ContentReport {
     ContentReport {
-        sid,
-        have: 0,
-        complete: false,
-        final_ok: false,
-        v2_ok: false,
-        peer_sent: 0,
-        serving: false,
-        manifest: None,
         paused: Some(why),
+        ..ContentReport::nothing(sid)
     }
 }
 
