@@ -112,6 +112,15 @@ fn unequal() -> Plan {
     plan
 }
 
+/// One fast client among slow uploaders: all depends on what it has to give.
+fn one_fast() -> Plan {
+    let mut plan = native("one-fast", 13, 40, 8, 40);
+    if let Some(fast) = plan.nodes.last_mut() {
+        (fast.link.up, fast.link.down) = (mbit(100), mbit(100));
+    }
+    plan
+}
+
 /// Half of the nodes can be dialled by nobody.
 fn nat() -> Plan {
     let mut plan = native("nat", 16, 40, 40, 40);
@@ -190,6 +199,10 @@ pub const ALL: &[(&str, &str)] = &[
         "unequal",
         "16 agents with four kinds of link, relay 200 Mbit/s",
     ),
+    (
+        "one-fast",
+        "12 agents 8/40 Mbit/s and one 100/100, relay 40",
+    ),
     ("nat", "16 agents, half of them behind NAT"),
     (
         "mixed-300",
@@ -219,6 +232,7 @@ pub fn named(name: &str) -> Option<Plan> {
         "staggered" => staggered(),
         "churn" => churn(),
         "unequal" => unequal(),
+        "one-fast" => one_fast(),
         "nat" => nat(),
         "mixed-300" => mixed("mixed-300", 3),
         "mixed-1k" => mixed("mixed-1k", 10),

@@ -40,7 +40,8 @@ impl Swarm {
                 return;
             };
             let depth = if self.follows(Rule::DepthByRate) {
-                peer.depth(self.now, self.layout.block_length())
+                let times = if peer.own { self.asks_for_more() } else { 1 };
+                peer.depth(self.now, self.layout.block_length()) * times
             } else {
                 DEPTH_MIN
             };

@@ -20,7 +20,9 @@ const OPTIMISTIC_FOR: Duration = Duration::from_secs(15);
 /// What the driver has in hand and not yet put into sockets: a tenth of a second at the present rate, so that what
 /// is decided next is not far behind what was decided before.
 const AHEAD: Duration = Duration::from_millis(100);
-const AHEAD_MIN: u64 = 256 * 1024;
+/// And never less than this, in bytes: where loss and distance, not the link, keep each connection slow, a few that are
+/// waited for would keep all the others idle.
+const AHEAD_MIN: u64 = 512 * 1024;
 /// Of so many peers whose turn is next, the one furthest from done is served.
 const TURNS_COMPARED: usize = 5;
 /// A peer whose socket has taken nothing for so long is stuck.
@@ -147,7 +149,7 @@ impl Swarm {
     }
 
     /// Whose block goes next: the piece under way is finished first, then the next peer has its turn.
-    fn next_upload(&self) -> Option<PeerKey> {
+    fn next_upload(&mut self) -> Option<PeerKey> {
         let Some((current, piece)) = self.upload_turn else {
             return self.uploads.first().copied();
         };
@@ -158,6 +160,9 @@ impl Swarm {
             .is_some_and(|(block, _)| block.piece == piece);
         if goes_on && self.uploads.contains(&current) {
             return Some(current);
+        }
+        if let Some(idle) = self.favoured_upload() {
+            return Some(idle);
         }
         let (before, after) = (
             self.uploads.range(..=current),

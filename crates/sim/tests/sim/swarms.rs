@@ -311,3 +311,12 @@ fn a_web_seed_fills_the_links_where_peers_do_not() {
         assert!(report.efficiency() > 0.96, "{}", report.summary());
     }
 }
+
+/// Where loss and distance keep each connection slow, those that wait for their answers do not keep the others idle.
+#[test]
+fn slow_connections_do_not_hold_up_each_other() {
+    for seed in seeds().take(3) {
+        let report = finishes(&floodway_sim::scenarios::named("rtt60").unwrap(), seed);
+        assert!(report.efficiency() > 0.7, "{}", report.summary());
+    }
+}
