@@ -77,6 +77,21 @@ impl Bitfield {
         }
     }
 
+    /// Leaves out all pieces from `len` on: the content turned out to end there. Nothing happens when there are no more.
+    pub fn truncate(&mut self, len: u32) {
+        if len >= self.len {
+            return;
+        }
+        self.len = len;
+        self.words.truncate(len.div_ceil(64) as usize);
+        if let Some(last) = self.words.last_mut()
+            && !len.is_multiple_of(64)
+        {
+            *last &= u64::MAX << (64 - len % 64);
+        }
+        self.ones = self.words.iter().map(|word| word.count_ones()).sum();
+    }
+
     /// How many pieces there are, had or not.
     pub fn len(&self) -> u32 {
         self.len
@@ -149,6 +164,21 @@ impl Bitfield {
         }
         bytes.truncate(self.len.div_ceil(8) as usize);
         bytes
+    }
+
+    /// Reads the wire form of a bitfield of a content whose end one of both sides may not know yet: it may be shorter or longer
+    /// than `len` pieces ask for, but has none from `len` on.
+    ///
+    /// # Errors
+    /// [`BitfieldError::SpareBits`] when it has.
+    pub fn from_open_ended(bytes: &[u8], len: u32) -> Result<Self, BitfieldError> {
+        let (within, beyond) = bytes.split_at(bytes.len().min(len.div_ceil(8) as usize));
+        if beyond.iter().any(|&byte| byte != 0) {
+            return Err(BitfieldError::SpareBits { pieces: len });
+        }
+        let mut whole = within.to_vec();
+        whole.resize(len.div_ceil(8) as usize, 0);
+        Self::from_bytes(&whole, len)
     }
 
     /// Reads the wire form of a bitfield of `len` pieces.

@@ -303,6 +303,10 @@ impl FactStore {
             changes.conflict(piece, None, claims.iter().map(|claim| claim.lease));
         }
         self.space = space;
+        if length == 0 {
+            // An empty file has none (BEP 52).
+            self.trees[last] = None;
+        }
         // Nodes at the end have fewer pieces now, or are known only now.
         if let Some(end) = self.space.file_pieces(file).last() {
             let before = self.observe(end..end + 1);

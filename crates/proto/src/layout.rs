@@ -11,6 +11,10 @@ pub const BLOCK_LENGTH: u32 = 16 * 1024;
 /// The smallest and largest piece the engine accepts from foreign torrents.
 pub const PIECE_LENGTH_RANGE: std::ops::RangeInclusive<u32> = 16 * 1024..=64 * 1024 * 1024;
 
+/// As long as a content's length is not known it may have so many pieces, and no more: 256 GiB in pieces of 4 MiB. Nodes keep a
+/// few bytes for each of these and 8 KiB of bits for each peer.
+pub const PIECES_WHILE_UNKNOWN: u32 = 1 << 16;
+
 /// The index of a piece that exists in its [`Layout`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PieceIndex(pub u32);
@@ -54,7 +58,7 @@ pub enum LayoutError {
 /// Piece and block sizes of one content, and its length when that is known.
 ///
 /// Piece lengths need not be powers of two in v1 torrents of others; ours always are. While the length
-/// is unknown there is no piece count, and every index may exist.
+/// is unknown there are as many pieces as there [may be](PIECES_WHILE_UNKNOWN), all of them whole.
 ///
 /// The bytes of a *folder* are those of its files, one after the other and without gaps; but every file begins with a new
 /// piece, so that the last piece of each file may be short (BEP 52). Clones are cheap.
@@ -174,6 +178,28 @@ impl Layout {
         self.length
     }
 
+    /// The same content now that its length turned out to be this, in bytes.
+    ///
+    /// # Errors
+    /// [`LayoutError::TooManyPieces`] when nobody made room for so many: see [`PIECES_WHILE_UNKNOWN`].
+    pub fn ended(&self, length: u64) -> Result<Self, LayoutError> {
+        if self.piece_count() < self.pieces_of(length) {
+            return Err(LayoutError::TooManyPieces {
+                length,
+                piece: self.piece_length,
+            });
+        }
+        Ok(Self {
+            length: Some(length),
+            ..self.clone()
+        })
+    }
+
+    fn pieces_of(&self, length: u64) -> u32 {
+        let pieces = length.div_ceil(u64::from(self.piece_length));
+        u32::try_from(pieces).unwrap_or(u32::MAX)
+    }
+
     /// The files of a folder, in order; `None` for a single file.
     pub fn files(&self) -> Option<&[FileSpan]> {
         self.files.as_deref()
@@ -218,18 +244,13 @@ impl Layout {
         self.block_length
     }
 
-    /// How many pieces there are; 0 for an empty or a still unknown length.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the constructor checked it"
-    )]
+    /// How many pieces there are; while the length is unknown as many as there [may be](PIECES_WHILE_UNKNOWN).
     pub fn piece_count(&self) -> u32 {
         if let Some(last) = self.files().and_then(<[_]>::last) {
             return last.pieces.end;
         }
-        self.length.map_or(0, |length| {
-            length.div_ceil(u64::from(self.piece_length)) as u32
-        })
+        self.length
+            .map_or(PIECES_WHILE_UNKNOWN, |length| self.pieces_of(length))
     }
 
     /// All pieces, in order.
@@ -377,9 +398,17 @@ mod tests {
     }
 
     #[test]
-    fn empty_and_unknown_lengths_have_no_pieces() {
+    fn an_unknown_length_may_turn_out_to_be_anything_up_to_the_limit() {
         assert_eq!(layout(0, 1 << 18).piece_count(), 0);
-        assert_eq!(Layout::new(None, 1 << 22).unwrap().piece_count(), 0);
+        let open = Layout::new(None, 1 << 22).unwrap();
+        let last = PieceIndex(PIECES_WHILE_UNKNOWN - 1);
+        assert_eq!(open.piece_count(), PIECES_WHILE_UNKNOWN);
+        assert_eq!(open.piece_size(last), 1 << 22);
+        assert_eq!(open.piece_at(open.piece_offset(last)), Some(last));
+        for length in [0, 1, 5 << 22, (5 << 22) + 1, open.piece_bytes(last).end] {
+            assert_eq!(open.ended(length), Layout::new(Some(length), 1 << 22));
+        }
+        assert!(open.ended(open.piece_bytes(last).end + 1).is_err());
     }
 
     const P: u32 = 32 << 10;

@@ -30,7 +30,10 @@ pub mod wire;
 
 pub use bitfield::{Bitfield, BitfieldError};
 pub use id::{IdError, InfoHash, NodeId, PeerName, Sha1, Sha256, Sid};
-pub use layout::{BLOCK_LENGTH, BlockId, Layout, LayoutError, PIECE_LENGTH_RANGE, PieceIndex};
+pub use layout::{
+    BLOCK_LENGTH, BlockId, Layout, LayoutError, PIECE_LENGTH_RANGE, PIECES_WHILE_UNKNOWN,
+    PieceIndex,
+};
 pub use name::{NameError, SafeName};
 pub use time::Time;
 pub use units::{ByteCount, ByteRate, Span};

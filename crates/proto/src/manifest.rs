@@ -16,7 +16,7 @@ use crate::record::{
 };
 use crate::torrents::{Contents, NamesError};
 use crate::wire::HashRequest;
-use crate::{Sha256, Sid};
+use crate::{Layout, LayoutError, Sha256, Sid};
 
 mod attested;
 mod log;
@@ -188,6 +188,25 @@ impl Manifest {
     /// What is known of its pieces.
     pub fn facts(&self) -> &FactStore {
         &self.facts
+    }
+
+    /// How the content divides into pieces, with its length as soon as it is known here.
+    ///
+    /// # Errors
+    /// As [`Genesis::layout`]: never of a decoded genesis.
+    pub fn layout(&self) -> Result<Layout, LayoutError> {
+        let layout = self.genesis.layout()?;
+        let length = self.length().filter(|_| layout.length().is_none());
+        length.map_or(Ok(layout.clone()), |length| layout.ended(length))
+    }
+
+    /// The content's length in bytes, as soon as it is known here.
+    pub fn length(&self) -> Option<u64> {
+        let space = self.facts.space();
+        let files = 0..space.file_count();
+        files
+            .map(|file| space.file_length(u16::try_from(file).ok()?))
+            .sum()
     }
 
     /// How far the content is, as far as known here.

@@ -43,7 +43,7 @@ impl Active {
         on_disk: Option<&Bitfield>,
     ) -> Self {
         let on_disk = |index| on_disk.is_some_and(|blocks| blocks.get(index));
-        let slots: Vec<Slot> = (0..shared.layout.block_count(piece))
+        let slots: Vec<Slot> = (0..shared.layout().block_count(piece))
             .map(|index| {
                 if on_disk(index) {
                     Slot::Disk
@@ -57,7 +57,7 @@ impl Active {
             piece,
             missing: missing.count(),
             slots,
-            digester: digester(hashes, &shared.layout, piece),
+            digester: digester(hashes, shared.layout(), piece),
             hashed: 0,
             waiting: 0,
             since: Instant::now(),
@@ -110,9 +110,33 @@ impl Active {
         Ok(())
     }
 
+    /// The content's end became known: leaves out the blocks that the piece has not got after all. False when there is no such
+    /// piece, or blocks came that it cannot have.
+    pub(crate) fn end(&mut self, shared: &Shared, hashes: &Hashes) -> bool {
+        let layout = shared.layout();
+        let count = layout.block_count(self.piece) as usize;
+        let fits = |(slot, index): (&Slot, u32)| match slot {
+            Slot::Missing => true,
+            Slot::Memory(bytes) | Slot::Flushing(bytes) => {
+                let piece = self.piece;
+                layout.block_size(BlockId { piece, index }) as usize == bytes.len()
+            }
+            Slot::Disk => (index as usize) < count,
+        };
+        if layout.piece(self.piece.0).is_none() || !self.slots.iter().zip(0..).all(fits) {
+            return false;
+        }
+        if count < self.slots.len() {
+            self.missing -= self.slots.len() - count;
+            self.slots.truncate(count);
+            self.rehash(shared, hashes);
+        }
+        true
+    }
+
     /// Begins hashing anew: other hashes are wanted.
     pub(crate) fn rehash(&mut self, shared: &Shared, hashes: &Hashes) {
-        self.digester = digester(hashes, &shared.layout, self.piece);
+        self.digester = digester(hashes, shared.layout(), self.piece);
         self.hashed = 0;
     }
 
@@ -127,10 +151,10 @@ impl Active {
             piece: self.piece,
             index,
         };
-        buffer.resize(shared.layout.block_size(block) as usize, 0);
+        buffer.resize(shared.layout().block_size(block) as usize, 0);
         shared
             .files
-            .read(shared.layout.block_bytes(block).start, buffer)
+            .read(shared.layout().block_bytes(block).start, buffer)
     }
 
     /// What the hashed blocks give; meaningful once all are hashed.

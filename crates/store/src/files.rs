@@ -140,7 +140,7 @@ impl FileMap {
                 std::fs::create_dir_all(folder)
                     .map_err(|error| StoreError::new(folder, "create", error))?;
             }
-            let (_, before) = create_file(&file, span.length())?;
+            let (_, before) = create_file(&file, Some(span.length()))?;
             was_there &= before == Some(span.length());
         }
         Ok((Self::folder(path, shown, spans, true)?, was_there))
@@ -233,16 +233,18 @@ impl FileMap {
         Ok(())
     }
 
-    /// Creates the file if need be and gives it its length at once, sparse: `fallocate` would fill a memory file system.
+    /// Creates the file if need be and gives it its length at once, sparse: `fallocate` would fill a memory file system. One
+    /// whose length is not known grows as it is written, up to `most` bytes.
     ///
     /// `shown` is the path that errors name. Also returns the length it had: 0 for a new one.
     pub(crate) fn create(
         path: &Path,
         shown: &Path,
-        length: u64,
+        length: Option<u64>,
+        most: u64,
     ) -> Result<(Self, u64), StoreError> {
         let (file, before) = create_file(path, length)?;
-        let map = Self::single(shown.to_owned(), file, length);
+        let map = Self::single(shown.to_owned(), file, most);
         Ok((map, before.unwrap_or(0)))
     }
 
@@ -364,8 +366,8 @@ impl FileMap {
     }
 }
 
-/// Creates the file if need be and gives it its length. Also returns the length it had, if it was there.
-fn create_file(path: &Path, length: u64) -> Result<(File, Option<u64>), StoreError> {
+/// Creates the file if need be and gives it its length, if that is known. Also returns the length it had, if it was there.
+fn create_file(path: &Path, length: Option<u64>) -> Result<(File, Option<u64>), StoreError> {
     let fail = |action| move |source| StoreError::new(path, action, source);
     let was_there = path.symlink_metadata().is_ok();
     let file = File::options()
@@ -376,7 +378,7 @@ fn create_file(path: &Path, length: u64) -> Result<(File, Option<u64>), StoreErr
         .open(path)
         .map_err(fail("create"))?;
     let before = file.metadata().map_err(fail("examine"))?.len();
-    if before != length {
+    if let Some(length) = length.filter(|&length| length != before) {
         file.set_len(length).map_err(fail("set the length of"))?;
     }
     Ok((file, was_there.then_some(before)))

@@ -24,6 +24,8 @@ pub(crate) enum LinearInput {
     Written(PieceIndex),
     /// A piece is not held any more; the `epoch`th of them.
     Dropped { piece: PieceIndex, epoch: u64 },
+    /// There are so many pieces: the length is known since.
+    Ended { pieces: u32 },
     /// Ends the thread.
     Stop,
 }
@@ -78,7 +80,7 @@ impl Linear {
     ) -> (Self, LinearHandle) {
         let (sender, inbox) = unbounded();
         let waiting = Arc::new(AtomicU64::new(0));
-        let window = limit / u64::from(shared.layout.piece_length());
+        let window = limit / u64::from(shared.layout().piece_length());
         let linear = Self {
             inbox,
             verifier,
@@ -113,6 +115,12 @@ impl Linear {
             };
             match input {
                 Ok(LinearInput::Stop) | Err(TryRecvError::Disconnected) => return,
+                Ok(LinearInput::Ended { pieces }) => {
+                    self.on_disk.truncate(pieces);
+                    if self.is_done() {
+                        self.tell();
+                    }
+                }
                 Ok(input) => self.handle(input),
                 Err(TryRecvError::Empty) => {
                     if self.shared.gate.is_stopped() || self.advance(&mut buffer).is_err() {
@@ -164,7 +172,7 @@ impl Linear {
                     self.next = 0;
                 }
             }
-            LinearInput::Stop => {}
+            LinearInput::Ended { .. } | LinearInput::Stop => {}
         }
     }
 
@@ -182,7 +190,7 @@ impl Linear {
             }
             self.release(Some(data));
         } else {
-            let bytes = self.shared.layout.piece_bytes(PieceIndex(self.next));
+            let bytes = self.shared.layout().piece_bytes(PieceIndex(self.next));
             let mut at = bytes.start;
             while at < bytes.end {
                 let rest = usize::try_from(bytes.end - at).unwrap_or(usize::MAX);

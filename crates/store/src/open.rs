@@ -46,6 +46,9 @@ impl Paths {
     }
 }
 
+/// In the journal of a content whose length was not known when it was opened.
+const UNKNOWN: u64 = u64::MAX;
+
 /// The length of a layout that has one hash for each piece.
 pub(crate) fn checked_length(
     target: &Path,
@@ -73,7 +76,11 @@ pub(crate) fn check_count(layout: &Layout, hashes: &Hashes) -> Result<(), OpenEr
 
 /// Looks at the target and at unfinished data beside it, and makes the store's files ready.
 pub(crate) fn find(spec: &Spec) -> Result<Found, OpenError> {
-    let length = checked_length(&spec.target, &spec.layout, &spec.hashes)?;
+    // Hashes that become known piece by piece may say so much later.
+    let length = match &spec.hashes {
+        Hashes::Facts(_) => spec.layout.length(),
+        hashes => Some(checked_length(&spec.target, &spec.layout, hashes)?),
+    };
     let paths = Paths::new(&spec.target, spec.overwrite)?;
     if length_of(&paths.target)?.is_none() {
         let (journal, recorded) = Journal::lock(paths.journal.clone(), &paths.target)?;
@@ -122,6 +129,7 @@ fn open_target(target: &Path, layout: &Layout) -> Result<Option<FileMap>, StoreE
             Err(Missing::Refused(error)) => Err(error),
         };
     }
+    // Of an unknown length nothing can be known to be the whole.
     if length_of(target)? != layout.length() {
         return Ok(None);
     }
@@ -140,22 +148,22 @@ fn length_of(path: &Path) -> Result<Option<u64>, StoreError> {
     }
 }
 
-/// True when the journal speaks of this content.
-fn is_same(recorded: &Recorded, spec: &Spec, length: u64) -> bool {
+/// True when the journal speaks of this content, whose length may have become known since.
+fn is_same(recorded: &Recorded, spec: &Spec, length: Option<u64>) -> bool {
     recorded.header.is_some_and(|header| {
-        let boot = header.boot;
+        let length = length.filter(|_| header.length != UNKNOWN);
         header
             == Header {
-                boot,
+                boot: header.boot,
                 ..header_of(spec, length)
             }
     })
 }
 
-fn header_of(spec: &Spec, length: u64) -> Header {
+fn header_of(spec: &Spec, length: Option<u64>) -> Header {
     Header {
         identity: spec.identity,
-        length,
+        length: length.unwrap_or(UNKNOWN),
         piece_length: spec.layout.piece_length(),
         block_length: spec.layout.block_length(),
         boot: boot(),
@@ -203,7 +211,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), StoreError> {
     }
 }
 
-fn finished(spec: &Spec, length: u64, files: FileMap) -> Found {
+fn finished(spec: &Spec, length: Option<u64>, files: FileMap) -> Found {
     Found {
         files,
         opened: Opened {
@@ -211,7 +219,7 @@ fn finished(spec: &Spec, length: u64, files: FileMap) -> Found {
             partial: Vec::new(),
             digests: Vec::new(),
             complete: true,
-            resumed_bytes: length,
+            resumed_bytes: length.unwrap_or(0),
             note: None,
         },
         unfinished: None,
@@ -221,7 +229,7 @@ fn finished(spec: &Spec, length: u64, files: FileMap) -> Found {
 /// Keeps of unfinished data what can be trusted, and makes the rest ready to be fetched.
 fn resume(
     spec: &Spec,
-    length: u64,
+    length: Option<u64>,
     paths: Paths,
     mut journal: Journal,
     recorded: &Recorded,
@@ -242,8 +250,15 @@ fn resume(
     let (files, is_intact) = if let Some(files) = spec.layout.files() {
         FileMap::create_folder(&paths.data, &paths.target, files)?
     } else {
-        let (files, before) = FileMap::create(&paths.data, &paths.target, length)?;
-        (files, before == length)
+        let most = length.unwrap_or_else(|| end_of(&spec.layout));
+        let (files, before) = FileMap::create(&paths.data, &paths.target, length, most)?;
+        // A file whose length was not known is as long as what was written of it.
+        let was_known = recorded.header.is_none_or(|old| old.length != UNKNOWN);
+        let is_intact = match length.filter(|_| was_known) {
+            Some(length) => before == length,
+            None => before >= written_to(&spec.layout, recorded),
+        };
+        (files, is_intact)
     };
     let header = header_of(spec, length);
     let mut kept = Recorded {
@@ -277,6 +292,23 @@ fn resume(
         opened,
         unfinished: Some((paths, Ledger::new(journal, unsynced))),
     })
+}
+
+/// Where the last piece that may exist ends.
+fn end_of(layout: &Layout) -> u64 {
+    let last = layout.pieces().next_back();
+    last.map_or(0, |piece| layout.piece_bytes(piece).end)
+}
+
+/// How long a file must be in which all is that the journal records.
+fn written_to(layout: &Layout, recorded: &Recorded) -> u64 {
+    let whole = recorded.pieces.keys().next_back();
+    let whole = whole.map_or(0, |&piece| layout.piece_bytes(piece).end);
+    let blocks = recorded.partial.iter().flat_map(|(&piece, runs)| {
+        let last = blocks_of(layout, piece, runs).iter_ones().last();
+        last.map(|index| layout.block_bytes(BlockId { piece, index }).end)
+    });
+    blocks.fold(whole, u64::max)
 }
 
 /// What the store tells of what was kept.

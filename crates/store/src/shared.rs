@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use bytes::Bytes;
 use floodway_proto::{Bitfield, Layout, PieceIndex};
@@ -92,7 +92,10 @@ impl Drop for PieceData {
 
 /// State of one store, behind all its threads.
 pub(crate) struct Shared {
-    pub(crate) layout: Layout,
+    /// As it was when the store was opened.
+    begun: Layout,
+    /// As it is since the length is known, if that was not known from the start.
+    ended: OnceLock<Layout>,
     pub(crate) files: FileMap,
     /// Bytes put and not yet written.
     pub(crate) buffered: Arc<AtomicU64>,
@@ -117,13 +120,36 @@ impl Shared {
     ) -> Arc<Self> {
         let memory = HashMap::new();
         Arc::new(Self {
-            layout,
+            begun: layout,
+            ended: OnceLock::new(),
             files,
             buffered: Arc::default(),
             gate: Gate::default(),
             places: RwLock::new(Places { on_disk, memory }),
             events: Box::new(events),
         })
+    }
+
+    /// Pieces and blocks, as far as known now.
+    pub(crate) fn layout(&self) -> &Layout {
+        self.ended.get().unwrap_or(&self.begun)
+    }
+
+    /// The content turned out to end here. False when that was known before, or more than this is held.
+    pub(crate) fn end(&self, length: u64) -> bool {
+        if self.layout().length().is_some() {
+            return false;
+        }
+        let Ok(ended) = self.begun.ended(length) else {
+            return false;
+        };
+        self.with_places(|places| {
+            places.on_disk.truncate(ended.piece_count());
+            places
+                .memory
+                .retain(|&piece, _| ended.piece(piece.0).is_some());
+        });
+        self.ended.set(ended).is_ok()
     }
 
     pub(crate) fn emit(&self, event: Event) {
@@ -153,9 +179,9 @@ impl Shared {
         held
     }
 
-    /// True when every piece is in the file.
+    /// True when every piece is in the file, which nobody can tell before the length is known.
     pub(crate) fn is_all_on_disk(&self) -> bool {
-        self.places().on_disk.is_full()
+        self.layout().length().is_some() && self.places().on_disk.is_full()
     }
 
     /// A piece was verified: it can be read from now on.
@@ -186,7 +212,7 @@ impl Shared {
 
     /// Fills `out` with the content's bytes from `range.start` on, from memory or the file.
     pub(crate) fn read(&self, range: Range<u64>, out: &mut [u8]) -> Result<(), ReadError> {
-        let length = self.layout.length().unwrap_or(0);
+        let length = self.layout().length().unwrap_or(u64::MAX);
         let fits = range.start <= range.end
             && range.end <= length
             && range.end - range.start == out.len() as u64;
@@ -215,10 +241,10 @@ impl Shared {
         let mut parts: Vec<Located> = Vec::new();
         let mut at = range.start;
         while at < range.end {
-            let Some(piece) = self.layout.piece_at(at) else {
+            let Some(piece) = self.layout().piece_at(at) else {
                 break;
             };
-            let end = self.layout.piece_bytes(piece).end.min(range.end);
+            let end = self.layout().piece_bytes(piece).end.min(range.end);
             let data = places.memory.get(&piece);
             if data.is_none() && !places.on_disk.get(piece.0) {
                 return Err(ReadError::NotHeld(piece));
@@ -234,19 +260,19 @@ impl Shared {
 
     /// Reads a part of a piece in memory, of which some blocks may be on disk already.
     fn read_memory(&self, data: &PieceData, start: u64, out: &mut [u8]) -> Result<(), StoreError> {
-        let mut within = start - self.layout.piece_offset(data.piece);
+        let mut within = start - self.layout().piece_offset(data.piece);
         let mut rest = out;
         while !rest.is_empty() {
-            let block_length = u64::from(self.layout.block_length());
+            let block_length = u64::from(self.layout().block_length());
             let index = usize::try_from(within / block_length).unwrap_or(usize::MAX);
             let skip = usize::try_from(within % block_length).unwrap_or(usize::MAX);
-            let room = self.layout.block_length() as usize - skip;
+            let room = self.layout().block_length() as usize - skip;
             let (now, later) = rest.split_at_mut(rest.len().min(room));
             rest = later;
             if let Some(Some(block)) = data.blocks.get(index) {
                 now.copy_from_slice(&block.bytes[skip..skip + now.len()]);
             } else {
-                let offset = self.layout.piece_offset(data.piece) + within;
+                let offset = self.layout().piece_offset(data.piece) + within;
                 self.files.read(offset, now)?;
             }
             within += now.len() as u64;

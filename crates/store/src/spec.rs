@@ -19,7 +19,7 @@ pub struct Spec {
     /// `NAME.floodway`, its journal as `NAME.floodway-journal`. All files of a folder get their final names at once, as the
     /// folder gets its own.
     pub target: PathBuf,
-    /// Pieces and blocks; the length must be known.
+    /// Pieces and blocks; the length must be known, but with [`Hashes::Facts`], where [`crate::Store::end`] may tell it later.
     pub layout: Layout,
     /// What content this is. Unfinished data of another identity is discarded, and reported as [`Note::OtherContent`].
     pub identity: [u8; 32],

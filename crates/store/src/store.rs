@@ -152,7 +152,7 @@ impl Store {
 
     /// Hands over one received block; never waits. A block that is here already, or is none of this content, is ignored.
     pub fn put(&self, block: BlockId, data: Bytes) {
-        let layout = &self.shared.layout;
+        let layout = self.shared.layout();
         let exists = layout.piece(block.piece.0).is_some()
             && block.index < layout.block_count(block.piece)
             && layout.block_size(block) as usize == data.len();
@@ -191,7 +191,7 @@ impl Store {
     /// # Errors
     /// [`OpenError::HashCount`] unless there is one hash for each piece.
     pub fn set_hashes(&self, hashes: Hashes) -> Result<(), OpenError> {
-        check_count(&self.shared.layout, &hashes)?;
+        check_count(self.shared.layout(), &hashes)?;
         if matches!(hashes, Hashes::V1(_)) {
             self.tell(Input::Hashes(hashes));
         }
@@ -203,6 +203,14 @@ impl Store {
     /// A node told twice changes nothing: facts are for good.
     pub fn learn(&self, nodes: Nodes) {
         self.tell(Input::Learn(nodes));
+    }
+
+    /// The content, whose length was not known, turned out to end here: its last piece is judged as soon as all blocks of that
+    /// are here, and [`Event::Complete`] can follow. Ignored where the length is known already.
+    pub fn end(&self, length: u64) {
+        if self.shared.end(length) {
+            self.tell(Input::End);
+        }
     }
 
     /// Drops a piece, held or partial, that was found bad. No event. It can be put again unless the file is finished.

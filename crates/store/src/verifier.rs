@@ -45,6 +45,8 @@ pub(crate) enum Input {
     },
     Hashes(Hashes),
     Learn(Nodes),
+    /// The length is known since.
+    End,
     Forget(PieceIndex),
     Finish,
     /// The file has its final name: nothing is written any more.
@@ -194,6 +196,7 @@ impl Verifier {
             }
             Input::Hashes(hashes) => self.set_hashes(hashes)?,
             Input::Learn(nodes) => self.learn(nodes),
+            Input::End => self.end()?,
             Input::Forget(piece) => self.drop_piece(piece),
             Input::Finish => {
                 self.may_finish = true;
@@ -247,7 +250,7 @@ impl Verifier {
             return Ok(());
         }
         let digest = active.digest();
-        let is_good = agrees(&digest, &self.hashes, &self.shared.layout, piece);
+        let is_good = agrees(&digest, &self.hashes, self.shared.layout(), piece);
         let blocks = if !is_good || self.bad_before.contains(&piece) {
             self.shared.persist(|| active.block_digests(&self.shared))?
         } else {
@@ -330,7 +333,7 @@ impl Verifier {
                     // Dropped by its owner meanwhile: its digest does not matter any more.
                     Err(ReadError::NotHeld(_) | ReadError::OutOfRange { .. }) => Ok(()),
                 };
-            digest_pieces(&self.shared.layout, &self.hashes, &unhashed, read, |_| ())
+            digest_pieces(self.shared.layout(), &self.hashes, &unhashed, read, |_| ())
         })?;
         self.digests.extend(unhashed.into_iter().zip(computed));
         self.compare(held);
@@ -338,6 +341,24 @@ impl Verifier {
             active.rehash(&self.shared, &self.hashes);
         }
         Ok(())
+    }
+
+    /// The length is known since: the last piece has fewer blocks than it could have had, perhaps no more than are here.
+    fn end(&mut self) -> Result<(), GiveUp> {
+        for piece in self.active.keys().copied().collect::<Vec<_>>() {
+            let (shared, hashes) = (&self.shared, &self.hashes);
+            let active = self.active.get_mut(&piece);
+            if active.is_some_and(|active| active.end(shared, hashes)) {
+                self.advance(piece)?;
+            } else {
+                self.drop_active(piece);
+            }
+        }
+        if let Some(linear) = &self.linear {
+            let pieces = self.shared.layout().piece_count();
+            linear.send(LinearInput::Ended { pieces });
+        }
+        self.check_complete()
     }
 
     /// Takes nodes that became known, and says so once they hold. Nothing is hashed: all digests are here.
@@ -370,7 +391,7 @@ impl Verifier {
     }
 
     fn agrees(&self, digest: &PieceDigest, piece: PieceIndex) -> bool {
-        agrees(digest, &self.hashes, &self.shared.layout, piece)
+        agrees(digest, &self.hashes, self.shared.layout(), piece)
     }
 
     fn check_complete(&mut self) -> Result<(), GiveUp> {
@@ -396,7 +417,7 @@ impl Verifier {
         }
         let stamp = self
             .shared
-            .persist(|| FileStamp::of(&self.target, &self.shared.layout))?;
+            .persist(|| FileStamp::of(&self.target, self.shared.layout()))?;
         if let Some(linear) = &self.linear {
             linear.send(LinearInput::Stop);
         }

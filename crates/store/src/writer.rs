@@ -182,7 +182,7 @@ impl Writer {
     /// Data first, then the record: a record never speaks of bytes that are not there.
     fn write(&self, data: &Arc<PieceData>, digest: PieceDigest) -> Result<(), GiveUp> {
         let piece = data.piece;
-        let layout = &self.shared.layout;
+        let layout = self.shared.layout();
         let mut runs = Vec::new();
         for (index, buffers) in data.runs() {
             let offset = layout.block_bytes(BlockId { piece, index }).start;
@@ -302,7 +302,7 @@ impl Writer {
     fn try_finish(&mut self) -> Result<FileStamp, StoreError> {
         let Paths { target, data, .. } = &self.paths;
         let (target, data) = (target.clone(), data.clone());
-        let is_folder = self.shared.layout.files().is_some();
+        let is_folder = self.shared.layout().files().is_some();
         self.sync_now()?;
         self.shared.files.sync_names()?;
         let handle = {
@@ -329,7 +329,7 @@ impl Writer {
             // The next start finds that the file is finished, and tries again.
             tracing::warn!(%error, "the file is finished, but its journal remains");
         }
-        FileStamp::of(&target, &self.shared.layout)
+        FileStamp::of(&target, self.shared.layout())
     }
 }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use crate::genesis::Genesis;
+use crate::layout::PIECES_WHILE_UNKNOWN;
 use crate::merkle::Tree;
 use crate::{Layout, LayoutError};
 
@@ -110,7 +111,8 @@ impl PieceSpace {
     fn pieces_of(&self, file: usize) -> Range<u32> {
         let (first, length) = self.files[file];
         let Some(length) = length else {
-            return first..PIECES_LIMIT;
+            let most = first.saturating_add(PIECES_WHILE_UNKNOWN);
+            return first..most.min(PIECES_LIMIT);
         };
         let pieces = length.div_ceil(u64::from(self.piece_length));
         let pieces = u32::try_from(pieces).expect("the constructor checked it");
@@ -149,14 +151,18 @@ impl PieceSpace {
     /// Notes the length of the last file. The caller has checked that it was unknown.
     ///
     /// # Errors
-    /// [`SpaceError::TooManyPieces`] when nobody could make a torrent of it.
+    /// [`SpaceError::TooManyPieces`] when there are more than there could be: see [`PIECES_WHILE_UNKNOWN`].
     pub(super) fn set_length(&mut self, length: u64) -> Result<(), SpaceError> {
         let lengths = self.files.iter().map(|&(_, length)| length);
         let mut lengths: Vec<_> = lengths.collect();
         if let Some(last) = lengths.last_mut() {
             *last = Some(length);
         }
-        *self = Self::new(self.piece_length, &lengths)?;
+        let ended = Self::new(self.piece_length, &lengths)?;
+        if ended.limit() > self.limit() {
+            return Err(SpaceError::TooManyPieces);
+        }
+        *self = ended;
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! The store on a real disk, from outside.
 
 mod common;
+mod ended;
 mod faults;
 mod folder;
 mod growing;
