@@ -109,8 +109,9 @@ pub struct Growth {
     pub phase: Phase,
     /// The newest signed record.
     pub head: Head,
-    /// How many pieces there are.
-    pub pieces: u32,
+    /// How many pieces there are; absent as long as the length is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pieces: Option<u32>,
     /// How many of them are signed.
     pub sealed: u32,
     /// The relays that reported some of them, and those that take part now.

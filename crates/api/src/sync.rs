@@ -145,6 +145,10 @@ pub struct RelayReport {
     /// What the origin said, when this relay was asked to probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<ProbeReport>,
+    /// How many bytes the object has whose length the probe did not say: its body was read to the end that its framing marks.
+    /// Said before or with the last piece. A body that broke off has no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<u64>,
     /// Pieces fetched under a range lease, newly hashed; at most [`PIECES_PER_SYNC`].
     #[serde(default)]
     pub pieces: Vec<PieceReport>,

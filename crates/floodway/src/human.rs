@@ -3,6 +3,11 @@
 use std::fmt::Display;
 use std::time::Duration;
 
+/// How many there are, if that is known.
+pub(crate) fn count(count: Option<u32>) -> String {
+    count.map_or_else(|| "nobody knows how many".into(), |count| count.to_string())
+}
+
 /// `117.7MiB`: three or four digits, in binary units.
 pub(crate) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];

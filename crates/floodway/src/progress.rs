@@ -34,21 +34,28 @@ impl Progress {
         Self::Live(bar)
     }
 
-    /// Shows `done` of `total` bytes and a text.
-    pub(crate) fn show(&mut self, done: u64, total: u64, text: impl FnOnce() -> String) {
+    /// Shows `done` of `total` bytes, which may not be known yet, and a text.
+    pub(crate) fn show(&mut self, done: u64, total: Option<u64>, text: impl FnOnce() -> String) {
+        let text = || match total {
+            Some(_) => text(),
+            None => format!("{}, size not known yet  {}", human::bytes(done), text()),
+        };
         match self {
             Self::Live(bar) => {
-                bar.set_length(total);
+                // Of an unknown size nothing of the bar is filled.
+                bar.set_length(total.unwrap_or(u64::MAX));
                 bar.set_position(done);
                 bar.set_message(text());
             }
             Self::Plain { next } if Instant::now() >= *next => {
                 *next = Instant::now() + PLAIN_PERIOD;
-                say::note(format_args!(
-                    "{:>3}%  {}",
-                    human::percent(done, total),
-                    text()
-                ));
+                let text = text();
+                match total {
+                    Some(total) => {
+                        say::note(format_args!("{:>3}%  {text}", human::percent(done, total)));
+                    }
+                    None => say::note(text),
+                }
             }
             Self::Plain { .. } | Self::Silent => {}
         }

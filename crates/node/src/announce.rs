@@ -188,7 +188,10 @@ impl Announcer {
             port: self.session.peer_addr().port(),
             uploaded: counters.sent,
             downloaded: counters.peer + counters.relay + counters.origin,
-            left: progress.length.saturating_sub(progress.have_bytes),
+            // Not 0, which would say that all is here.
+            left: progress
+                .length
+                .map_or(1, |length| length.saturating_sub(progress.have_bytes)),
             event,
             compact: true,
             no_peer_id: true,

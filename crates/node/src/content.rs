@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
 use floodway_proto::record::{Head, Signed};
@@ -19,6 +19,7 @@ mod addresses;
 mod blame;
 mod disk;
 mod driver;
+mod ended;
 mod growing;
 mod help;
 mod packet;
@@ -47,7 +48,10 @@ pub struct Content {
 
 /// What the handle, the driver and the connections of one content share.
 pub(crate) struct Shared {
-    pub(crate) layout: Layout,
+    /// Pieces and blocks, as they were known when it was added.
+    begun: Layout,
+    /// The same since its length is known, if it was not then.
+    ended: OnceLock<Layout>,
     pub(crate) wire_limits: WireLimits,
     pub(crate) sid: Option<Sid>,
     /// Handshake names, in the order in which they became known.
@@ -199,10 +203,34 @@ impl Shared {
             .clone()
     }
 
-    /// True when `pieces` has all that hold these bytes.
+    /// Pieces and blocks, as far as known now.
+    pub(crate) fn layout(&self) -> &Layout {
+        self.ended.get().unwrap_or(&self.begun)
+    }
+
+    /// The content turned out to end here. False when that was known, or there cannot be so much of it.
+    fn end(&self, length: u64) -> bool {
+        if self.layout().length().is_some() {
+            return false;
+        }
+        let is_new = match self.begun.ended(length) {
+            Ok(ended) => self.ended.set(ended).is_ok(),
+            Err(_) => false,
+        };
+        let count = self.layout().piece_count();
+        // Whoever waits for what lies beyond waits in vain.
+        self.offered.send_modify(|offered| offered.truncate(count));
+        is_new
+    }
+
+    /// True when `pieces` has all that hold these bytes, as far as there are any.
     fn covers(&self, pieces: &Bitfield, range: &Range<u64>) -> bool {
-        let first = self.layout.piece_at(range.start);
-        let last = self.layout.piece_at(range.end.saturating_sub(1));
+        let layout = self.layout();
+        let end = layout
+            .length()
+            .map_or(range.end, |length| range.end.min(length));
+        let first = layout.piece_at(range.start);
+        let last = layout.piece_at(end.saturating_sub(1));
         match (first, last) {
             (Some(first), Some(last)) => (first.0..=last.0).all(|piece| pieces.get(piece)),
             // Beyond the end there is nothing to wait for.
@@ -388,13 +416,15 @@ impl Content {
         disk::read(&self.shared, range).await
     }
 
-    /// Waits until all pieces that hold these bytes are held, and verified by what others verify them by too.
+    /// Waits until all pieces that hold these bytes are held, and verified by what others verify them by too. Of a content whose
+    /// length was not known at first it also returns when the range turns out to lie beyond the end, or some of it.
     ///
     /// # Errors
     /// [`ReadError::Stopped`] when they will never be; [`ReadError::NotHeld`] when the content has no such bytes.
     pub async fn available(&self, range: Range<u64>) -> Result<(), ReadError> {
         let shared = &self.shared;
-        if range.start > range.end || range.end > self.length() {
+        let length = shared.begun.length().unwrap_or(u64::MAX);
+        if range.start > range.end || range.end > length {
             return Err(ReadError::NotHeld(range));
         }
         let mut offered = shared.offered.subscribe();
@@ -415,14 +445,14 @@ impl Content {
         disk::has(&self.shared, &range)
     }
 
-    /// The content's length in bytes.
-    pub fn length(&self) -> u64 {
-        self.shared.layout.length().unwrap_or(0)
+    /// The content's length in bytes, once known.
+    pub fn length(&self) -> Option<u64> {
+        self.shared.layout().length()
     }
 
     /// Pieces and blocks.
     pub fn layout(&self) -> &Layout {
-        &self.shared.layout
+        self.shared.layout()
     }
 
     /// Bytes by source, as of the last change of [`Content::progress`].

@@ -136,7 +136,7 @@ impl Fetch {
 
     /// What is to be read, one request after the other: of a folder at its origin from each file.
     fn parts(&self) -> Vec<Part> {
-        let spans = self.content.layout.files();
+        let spans = self.content.layout().files();
         let (Some(files), Some(spans)) = (&self.source.files, spans) else {
             return vec![Part {
                 url: self.source.url.clone(),
@@ -160,13 +160,29 @@ impl Fetch {
         part: &Part,
     ) -> Result<Result<(), OriginError>, Gone> {
         let next = part.file_start + body.position();
-        let mut slicer = Slicer::new(self.content.layout.clone(), next, part.bytes.start);
+        let mut slicer = Slicer::new(self.content.layout().clone(), next, part.bytes.start);
+        let open_ended =
+            self.content.layout().length().is_none() && self.source.access == Access::OneGet;
+        if open_ended && !body.marks_end() {
+            return Ok(Err(OriginError::BadReply {
+                url: part.url.redacted(),
+                problem: "it says neither how long the object is nor, by chunks, where it ends: nobody could tell its end from a broken connection".into(),
+            }));
+        }
         loop {
             self.may_read().await?;
             let end = (*self.end.borrow_and_update()).min(part.bytes.end);
             body.shorten(end.saturating_sub(part.file_start));
             if slicer.next() >= end {
-                return Ok(Ok(()));
+                let is_too_long = open_ended && end == part.bytes.end;
+                return Ok(if is_too_long {
+                    Err(OriginError::TooLong {
+                        url: part.url.redacted(),
+                        expected: end,
+                    })
+                } else {
+                    Ok(())
+                });
             }
             let chunk = tokio::select! {
                 chunk = body.next() => chunk,
@@ -176,6 +192,9 @@ impl Fetch {
                 },
             };
             let Some(chunk) = chunk else {
+                if open_ended {
+                    self.ended(slicer).await?;
+                }
                 return Ok(Ok(()));
             };
             let chunk = match chunk {
@@ -194,6 +213,17 @@ impl Fetch {
                 self.content.packets.send(packet).await.map_err(|_| Gone)?;
             }
         }
+    }
+
+    /// The body came to its end, of which nobody knew where it is.
+    async fn ended(&self, slicer: Slicer) -> Result<(), Gone> {
+        let packet = Packet::BodyEnded {
+            request: self.request,
+            source: Arc::clone(&self.source),
+            length: slicer.next(),
+            tail: slicer.into_tail(),
+        };
+        self.content.packets.send(packet).await.map_err(|_| Gone)
     }
 
     /// Waits until the store has room and the limits allow to read.

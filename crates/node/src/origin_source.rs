@@ -120,7 +120,7 @@ pub(crate) fn etag_of(validator: &Validator) -> Option<String> {
 }
 
 /// The expectation that a genesis' `etag` and `last modified` (empty: none) stand for.
-pub(crate) fn expectation(length: u64, etag: &str, last_modified: &str) -> Expectation {
+pub(crate) fn expectation(length: Option<u64>, etag: &str, last_modified: &str) -> Expectation {
     let file = etag
         .trim_matches('"')
         .parse()
@@ -135,10 +135,7 @@ pub(crate) fn expectation(length: u64, etag: &str, last_modified: &str) -> Expec
         },
         (None, tag, _) => Validator::Strong(tag.to_owned()),
     };
-    Expectation {
-        length: Some(length),
-        validator,
-    }
+    Expectation { length, validator }
 }
 
 /// Permits only the URL's own host. The allow-list is control's: it has checked the URL, but sees no redirect.
@@ -201,7 +198,7 @@ mod tests {
         ] {
             let etag = etag_of(&validator).unwrap();
             assert!(etag.starts_with('"') && etag.ends_with('"'));
-            assert_eq!(expectation(3, &etag, "").validator, validator);
+            assert_eq!(expectation(Some(3), &etag, "").validator, validator);
         }
         assert_eq!(
             etag_of(&Validator::Weak {
@@ -210,9 +207,9 @@ mod tests {
             }),
             None
         );
-        assert_eq!(expectation(3, "", "").validator, Validator::None);
+        assert_eq!(expectation(Some(3), "", "").validator, Validator::None);
         assert!(matches!(
-            expectation(3, "", "d").validator,
+            expectation(Some(3), "", "d").validator,
             Validator::Weak {
                 etag: None,
                 last_modified: Some(_)

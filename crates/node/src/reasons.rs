@@ -86,6 +86,7 @@ pub(crate) fn of_event(event: &ContentEvent) -> Option<String> {
         | ContentEvent::FirstByte
         | ContentEvent::Complete
         | ContentEvent::Record(_)
+        | ContentEvent::BodyEnded { .. }
         | ContentEvent::Facts { .. }
         | ContentEvent::Final { .. } => return None,
     })

@@ -31,6 +31,8 @@ pub struct Body {
     held: Option<Bytes>,
     stall: Duration,
     exchange: Arc<Exchange>,
+    /// Its end is told from a broken connection.
+    marks_end: bool,
 }
 
 impl fmt::Debug for Body {
@@ -107,7 +109,19 @@ impl Body {
             held: None,
             stall: exchange.settings().stall_timeout,
             exchange: Arc::clone(exchange),
+            marks_end: true,
         }
+    }
+
+    /// Says whether the reply's framing marks the end of its body.
+    pub(crate) fn with_marked_end(self, marks_end: bool) -> Self {
+        Self { marks_end, ..self }
+    }
+
+    /// True when the reply marks where its body ends: by a length, or by its last chunk. The end of any other is no more than
+    /// the end of its connection, which may as well have broken.
+    pub fn marks_end(&self) -> bool {
+        self.marks_end
     }
 
     /// What the reply that carries these bytes says about the object.

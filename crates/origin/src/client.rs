@@ -218,14 +218,16 @@ impl Origin {
         });
         // A mirror that lies or lags is not asked again.
         let (facts, extent) = checked.inspect_err(|_| self.exchange.forget(url))?;
-        Ok(Body::http(
+        let marks_end = marks_end(&answer.response);
+        let body = Body::http(
             answer.response.into_body(),
             extent,
             facts,
             url,
             guard,
             &self.exchange,
-        ))
+        );
+        Ok(body.with_marked_end(marks_end))
     }
 
     /// Reads a small document whole, of at most `limit` bytes. `None`: there is none now (204).
@@ -301,6 +303,16 @@ fn head_of<'a>(
         headers: answer.response.headers(),
         body_length,
     }
+}
+
+/// True when the reply says where its body ends: HTTP/1 by a length or by chunks, of which the last says that it is.
+fn marks_end(response: &http::Response<hyper::body::Incoming>) -> bool {
+    let is_chunked = |codings: &str| {
+        let last = codings.rsplit(',').next().unwrap_or_default();
+        last.trim().eq_ignore_ascii_case("chunked")
+    };
+    let codings = text(response.headers(), &header::TRANSFER_ENCODING);
+    response.body().size_hint().exact().is_some() || codings.is_some_and(is_chunked)
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -196,8 +196,10 @@ impl Manifest {
     /// As [`Genesis::layout`]: never of a decoded genesis.
     pub fn layout(&self) -> Result<Layout, LayoutError> {
         let layout = self.genesis.layout()?;
-        let length = self.length().filter(|_| layout.length().is_none());
-        length.map_or(Ok(layout.clone()), |length| layout.ended(length))
+        match self.length().filter(|_| layout.length().is_none()) {
+            Some(length) => layout.ended(length),
+            None => Ok(layout),
+        }
     }
 
     /// The content's length in bytes, as soon as it is known here.

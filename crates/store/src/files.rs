@@ -344,6 +344,12 @@ impl FileMap {
         }
     }
 
+    /// Gives a single file the length that turned out to be its own.
+    pub(crate) fn end(&self, length: u64) -> Result<(), StoreError> {
+        let ended = self.file(0).and_then(|file| file.set_len(length));
+        ended.map_err(|error| StoreError::new(&self.path, "set the length of", error))
+    }
+
     /// Waits until everything written so far is on the disk.
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
         let indices: Vec<usize> = match &self.handles {

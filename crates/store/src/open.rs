@@ -304,7 +304,7 @@ fn end_of(layout: &Layout) -> u64 {
 fn written_to(layout: &Layout, recorded: &Recorded) -> u64 {
     let whole = recorded.pieces.keys().next_back();
     let whole = whole.map_or(0, |&piece| layout.piece_bytes(piece).end);
-    let blocks = recorded.partial.iter().flat_map(|(&piece, runs)| {
+    let blocks = recorded.partial.iter().filter_map(|(&piece, runs)| {
         let last = blocks_of(layout, piece, runs).iter_ones().last();
         last.map(|index| layout.block_bytes(BlockId { piece, index }).end)
     });

@@ -135,6 +135,11 @@ impl Shared {
         self.ended.get().unwrap_or(&self.begun)
     }
 
+    /// The length, if it became known only after the store was opened.
+    pub(crate) fn late_length(&self) -> Option<u64> {
+        self.ended.get()?.length()
+    }
+
     /// The content turned out to end here. False when that was known before, or more than this is held.
     pub(crate) fn end(&self, length: u64) -> bool {
         if self.layout().length().is_some() {

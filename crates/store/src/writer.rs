@@ -303,6 +303,10 @@ impl Writer {
         let Paths { target, data, .. } = &self.paths;
         let (target, data) = (target.clone(), data.clone());
         let is_folder = self.shared.layout().files().is_some();
+        if let Some(length) = self.shared.late_length() {
+            // What was written beyond was none of the content.
+            self.shared.files.end(length)?;
+        }
         self.sync_now()?;
         self.shared.files.sync_names()?;
         let handle = {

@@ -133,6 +133,18 @@ impl Partial {
         Some(asked.map(|peer| peer.filter(|&peer| giver != Some(Giver::Peer(peer)))))
     }
 
+    /// The piece has no more blocks than this after all.
+    pub(crate) fn truncate(&mut self, blocks: u32) {
+        let kept = self.blocks.iter().take(blocks as usize);
+        self.blocks = kept.copied().collect();
+        let count = |wanted: fn(&Block) -> bool| {
+            let found = self.blocks.iter().filter(|block| wanted(block)).count();
+            u32::try_from(found).unwrap_or(u32::MAX)
+        };
+        self.missing = count(|block| *block == Block::Missing);
+        self.received = count(|block| matches!(block, Block::Received(_)));
+    }
+
     /// Everything received is void. Returns who gave what.
     pub(crate) fn reset(&mut self) -> Vec<Option<Giver>> {
         let givers = self

@@ -46,6 +46,11 @@ impl Claims {
         }
     }
 
+    /// A peer does not claim the piece any more.
+    pub(crate) fn forget(&mut self, piece: u32) {
+        self.count[piece as usize] -= 1;
+    }
+
     /// Another node is fetching the piece over HTTP.
     pub(crate) fn is_claimed(&self, piece: u32) -> bool {
         self.count[piece as usize] > 0
@@ -63,7 +68,8 @@ impl Swarm {
             return;
         };
         let beyond = |range: &Range<u32>| range.end > self.layout.piece_count();
-        if claims.ranges.iter().any(beyond) {
+        // Who does not know the end yet claims all that may be.
+        if !self.open_ended && claims.ranges.iter().any(beyond) {
             let what = "a claim on a piece that this torrent does not have";
             return self.hang_up(key, HangUp::Protocol(what));
         }
@@ -71,7 +77,8 @@ impl Swarm {
         let most = self.shared_extent() * SHARES / u64::from(self.layout.piece_length());
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         let pieces = claims.ranges.iter().cloned().flatten().take(most);
-        let pieces: BTreeSet<u32> = pieces.filter(|&piece| !peer.have.get(piece)).collect();
+        let claims = |&piece: &u32| self.layout.piece(piece).is_some() && !peer.have.get(piece);
+        let pieces: BTreeSet<u32> = pieces.filter(claims).collect();
         let (doubted, greater) = (peer.claims_doubted, peer.name > self.config.name);
         self.drop_claims(key);
         if doubted {

@@ -113,6 +113,8 @@ pub struct Start {
     /// Hashes become known while the content is fetched. Then peers are wanted before there is anything to ask them for,
     /// and own nodes stay connected when both are complete: what is known of the content travels between them.
     pub growing: bool,
+    /// The length was not known when the content began: some own nodes may learn it later than others.
+    pub open_ended: bool,
 }
 
 impl Start {
@@ -123,6 +125,7 @@ impl Start {
             partial: Vec::new(),
             verifiable: true,
             growing: false,
+            open_ended: false,
         }
     }
 }

@@ -75,7 +75,8 @@ impl Swarm {
         );
         // BEP 3: what we have goes first, and may be left out when it is nothing.
         let offered = self.offered();
-        let first = match (offered.count(), offered.is_full()) {
+        let is_all = self.layout.length().is_some() && offered.is_full();
+        let first = match (offered.count(), is_all) {
             (0, _) if fast => Some(Message::HaveNone),
             (0, _) => None,
             (_, true) if fast => Some(Message::HaveAll),
@@ -174,15 +175,14 @@ impl Swarm {
             Message::Interested => self.interest_of(key, true),
             Message::NotInterested => self.interest_of(key, false),
             Message::Have(piece) => self.has_piece(key, piece),
-            Message::Bitfield(bytes) => {
-                match Bitfield::from_bytes(&bytes, self.layout.piece_count()) {
-                    Ok(have) => self.has_pieces(key, &have),
-                    Err(_) => self.hang_up(
-                        key,
-                        HangUp::Protocol("a bitfield that does not fit this torrent"),
-                    ),
-                }
-            }
+            Message::Bitfield(bytes) => match self.pieces_said(&bytes) {
+                Ok(have) => self.has_pieces(key, &have),
+                Err(_) => self.hang_up(
+                    key,
+                    HangUp::Protocol("a bitfield that does not fit this torrent"),
+                ),
+            },
+            // Who has all knows how many that are, even if we do not.
             Message::HaveAll => self.has_pieces(key, &Bitfield::full(self.layout.piece_count())),
             Message::HaveNone => self.has_pieces(key, &Bitfield::new(self.layout.piece_count())),
             Message::Request(request) => self.asked_for(key, request),

@@ -492,7 +492,7 @@ impl Swarm {
         }
     }
 
-    fn completed(&mut self) {
+    pub(crate) fn completed(&mut self) {
         self.out.push_back(Output::Event(Event::Complete));
         self.cancel_extents(|_| true);
         self.peers

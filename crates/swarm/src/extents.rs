@@ -42,7 +42,7 @@ impl Swarm {
                 self.pick_for_http(key)
             };
             // What is being hashed is no gap: the whole is not read again for it.
-            return wanted.and_then(|_| Some(0..self.layout.length()?));
+            return wanted.and_then(|_| Some(0..self.end_of_content()?));
         }
         if leased {
             let piece = self.first_leased_gap()?;

@@ -48,6 +48,11 @@ impl Fresh {
         }
     }
 
+    /// There are no pieces from `count` on after all.
+    pub(crate) fn end(&mut self, count: u32) {
+        self.pieces.truncate(count);
+    }
+
     fn iter(&self) -> impl Iterator<Item = u32> {
         let pieces = self.since.iter().flat_map(|(_, pieces)| pieces.clone());
         pieces.filter(|&piece| self.pieces.get(piece))

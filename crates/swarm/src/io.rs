@@ -171,6 +171,11 @@ pub enum Input {
         /// Which.
         pieces: Range<u32>,
     },
+    /// The content turned out to end here, in bytes. Ignored where the length is known already.
+    Ended {
+        /// Its length.
+        length: u64,
+    },
     /// The pieces that this node is to fetch from its origin under range leases: the whole list.
     Leases(Vec<Range<u32>>),
     /// New limits.

@@ -31,6 +31,7 @@ mod config;
 mod connect;
 mod dialer;
 mod download;
+mod ended;
 mod extents;
 mod fresh;
 pub mod gossip;

@@ -133,6 +133,19 @@ impl Picker {
         }
     }
 
+    /// There are no pieces from `count` on after all.
+    pub(crate) fn end(&mut self, count: u32) {
+        let beyond: Vec<u32> = self
+            .open
+            .iter_ones()
+            .skip_while(|&piece| piece < count)
+            .collect();
+        for piece in beyond {
+            self.close(piece);
+        }
+        self.open.truncate(count);
+    }
+
     /// One peer more has the piece.
     pub(crate) fn gained(&mut self, piece: u32) {
         self.shift(piece, 1);

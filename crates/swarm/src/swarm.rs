@@ -46,6 +46,8 @@ pub struct Swarm {
     /// This node reads its origin under range leases, and nothing else of it.
     pub(crate) by_leases: bool,
     pub(crate) growing: bool,
+    /// Own nodes may know of the content's end, or not yet.
+    pub(crate) open_ended: bool,
     pub(crate) fresh: Fresh,
     pub(crate) partials: BTreeMap<u32, Partial>,
     /// Begun pieces with blocks that nobody is asked for, outside HTTP extents.
@@ -172,6 +174,7 @@ impl Swarm {
             leased: Bitfield::new(pieces),
             by_leases: false,
             growing: start.growing,
+            open_ended: start.open_ended,
             fresh: Fresh::new(pieces),
             partials: BTreeMap::new(),
             waiting: BTreeSet::new(),
@@ -295,6 +298,7 @@ impl Swarm {
             Input::Hashed { piece, verdict } => self.hashed(piece, verdict),
             Input::PieceLost { piece } => self.piece_lost(piece),
             Input::Verifiable { pieces } => self.now_verifiable(pieces),
+            Input::Ended { length } => self.ended(length),
             Input::Leases(ranges) => self.set_leases(&ranges),
             Input::Limits(limits) => self.set_limits(limits),
             Input::Fetching(on) => self.set_fetching(on),
@@ -387,7 +391,7 @@ impl Swarm {
     }
 
     pub(crate) fn is_complete(&self) -> bool {
-        self.have.is_full()
+        self.layout.length().is_some() && self.have.is_full()
     }
 
     /// Bytes not held that may be fetched now.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -41,6 +41,15 @@ pub enum Lie {
     OnlyLastModified,
     /// Sends one chunked body without a length, and no ranges.
     Chunked,
+    /// The same, but the first `times` data replies break off after so many bytes: without their last chunk.
+    ChunksBreak {
+        /// Body bytes before it closes.
+        after: usize,
+        /// How many replies break.
+        times: usize,
+    },
+    /// The same, but so many bytes of each data reply wait until [`ScriptedOrigin::release`], at its end.
+    ChunksWait(usize),
     /// Answers so many data requests with this status and `Retry-After: 2`, then properly.
     Busy {
         /// 429 or 503.
@@ -97,6 +106,8 @@ struct State {
     data_requests: Mutex<usize>,
     refused: Mutex<usize>,
     seen: Mutex<Conversation>,
+    released: Mutex<bool>,
+    on_release: Condvar,
 }
 
 const ETAG: &str = "\"first\"";
@@ -119,6 +130,8 @@ struct Plan<'a> {
     stall: Option<usize>,
     chunked: bool,
     hides_length: bool,
+    /// So many bytes at its end wait for the release.
+    waits: usize,
 }
 
 impl ScriptedOrigin {
@@ -140,6 +153,8 @@ impl ScriptedOrigin {
             data_requests: Mutex::new(0),
             refused: Mutex::new(0),
             seen: Mutex::default(),
+            released: Mutex::new(false),
+            on_release: Condvar::new(),
         });
         let shared = Arc::clone(&state);
         thread::spawn(move || {
@@ -150,6 +165,12 @@ impl ScriptedOrigin {
             }
         });
         Self { port, state }
+    }
+
+    /// Lets the bytes go that [`Lie::ChunksWait`] holds back.
+    pub fn release(&self) {
+        *self.state.released.lock().expect("no thread panicked") = true;
+        self.state.on_release.notify_all();
     }
 
     /// The URL of a path that begins with `/`.
@@ -232,7 +253,9 @@ impl State {
         };
         let validator = match self.lie {
             Lie::WeakEtag => vec![("ETag", format!("W/{etag}"))],
-            Lie::NoValidator | Lie::Chunked => vec![],
+            Lie::NoValidator | Lie::Chunked | Lie::ChunksBreak { .. } | Lie::ChunksWait(_) => {
+                vec![]
+            }
             Lie::OnlyLastModified => {
                 vec![("Last-Modified", "Tue, 03 Nov 2026 10:00:00 GMT".to_owned())]
             }
@@ -244,8 +267,9 @@ impl State {
             body,
             cut: None,
             stall: None,
-            chunked: self.lie == Lie::Chunked,
+            chunked: self.is_chunked(),
             hides_length: false,
+            waits: 0,
         };
         let if_match = request.headers.get("if-match").filter(|&tag| tag != "*");
         if !matches!(self.lie, Lie::ChangesAndIgnoresIfMatch(_))
@@ -257,7 +281,7 @@ impl State {
                 ..plan
             };
         }
-        let ranges = !matches!(self.lie, Lie::NoRanges | Lie::Chunked);
+        let ranges = self.lie != Lie::NoRanges && !self.is_chunked();
         if ranges {
             plan.headers.push(("Accept-Ranges", "bytes".into()));
         }
@@ -281,11 +305,28 @@ impl State {
                 plan.cut = Some(after);
                 plan.hides_length = !says_length;
             }
+            Lie::ChunksBreak { after, times } if !is_probe && number < times => {
+                plan.cut = Some(after);
+            }
+            Lie::ChunksWait(waits) if !is_probe => plan.waits = waits,
             Lie::Stalls(after) if !is_probe && number == 0 => plan.stall = Some(after),
             Lie::Encodes => plan.headers.push(("Content-Encoding", "gzip".into())),
             _ => {}
         }
         plan
+    }
+
+    fn is_chunked(&self) -> bool {
+        matches!(
+            self.lie,
+            Lie::Chunked | Lie::ChunksBreak { .. } | Lie::ChunksWait(_)
+        )
+    }
+
+    fn wait_for_release(&self) {
+        let released = self.released.lock().expect("no thread panicked");
+        let waiting = self.on_release.wait_while(released, |released| !*released);
+        drop(waiting.expect("no thread panicked"));
     }
 
     fn refuse_or_redirect(&self, request: &Request) -> Option<Plan<'_>> {
@@ -297,6 +338,7 @@ impl State {
             stall: None,
             chunked: false,
             hides_length: false,
+            waits: 0,
         };
         match &self.lie {
             Lie::Status(status) => Some(answer(*status, vec![])),
@@ -373,7 +415,12 @@ impl State {
             .min(plan.body.len());
         let begun = Instant::now();
         let mut sent = 0_u64;
-        for part in plan.body[..end].chunks(16 * 1024) {
+        let waits_at = plan.body.len() - plan.waits;
+        let (now, later) = plan.body[..end].split_at(end.min(waits_at));
+        for part in now.chunks(16 * 1024).chain(later.chunks(16 * 1024)) {
+            if plan.waits > 0 && sent == waits_at as u64 {
+                self.wait_for_release();
+            }
             if plan.chunked {
                 write!(stream, "{:x}\r\n", part.len())?;
             }
@@ -388,7 +435,7 @@ impl State {
                 thread::sleep(due.saturating_sub(begun.elapsed()));
             }
         }
-        if plan.chunked {
+        if plan.chunked && plan.cut.is_none() {
             stream.write_all(b"0\r\n\r\n")?;
         }
         if plan.stall.is_some() {

@@ -122,6 +122,7 @@ impl Rig {
 
 fn report(relay_task: &str) -> RelayReport {
     RelayReport {
+        end: None,
         relay_task: relay_task.into(),
         sid: None,
         probe: None,
@@ -174,6 +175,7 @@ async fn a_sync_is_never_acknowledged_when_its_report_was_lost() {
         files: Vec::new(),
     };
     let probed = RelayReport {
+        end: None,
         probe: Some(probe),
         ..report(&relay_task)
     };
@@ -190,6 +192,7 @@ async fn a_sync_is_never_acknowledged_when_its_report_was_lost() {
         sha1: Sha1([1; 20]),
     };
     let pieces = RelayReport {
+        end: None,
         sid: Some(sid),
         pieces: vec![piece],
         ..report(&relay_task)

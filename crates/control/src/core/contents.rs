@@ -34,8 +34,9 @@ pub(crate) struct TorrentParts {
     pub(crate) tracker: String,
     pub(crate) web_seeds: Vec<String>,
     pub(crate) genesis: Vec<u8>,
-    /// How many pieces there are.
+    /// How many pieces there are, and bytes.
     pub(crate) pieces: u32,
+    pub(crate) length: u64,
 }
 
 /// Signed records for somebody who lacks them.
@@ -152,6 +153,7 @@ impl Core {
             web_seeds: self.content_urls(row, None),
             genesis: row.genesis.0.clone(),
             pieces: row.layout().map_or(0, |layout| layout.piece_count()),
+            length: row.length.unwrap_or_default(),
         })
     }
 
@@ -179,7 +181,7 @@ impl Core {
             write!(magnet, "&{key}={value}").expect("a String takes all");
         };
         add("dn", &row.name);
-        add("xl", &row.length.to_string());
+        add("xl", &row.length.unwrap_or_default().to_string());
         add("tr", &self.tracker_url(row));
         for url in self.content_urls(row, None) {
             add("ws", &url);

@@ -20,7 +20,7 @@ impl Core {
         Some(Growth {
             phase,
             head: records.head(),
-            pieces: row.layout().map_or(0, |layout| layout.piece_count()),
+            pieces: row.length.and_then(|_| Some(row.layout()?.piece_count())),
             sealed: records.sealed(),
             relays: self.relay_shares(sid),
             audits: self.audit_counts(sid),
@@ -42,8 +42,11 @@ impl Core {
         for (node, pieces) in self.model.reporters.get(&sid).into_iter().flatten() {
             self.share(&mut shares, *node).pieces = *pieces;
         }
+        // Without an end nobody knows how many pieces a lease of all that follow is of.
+        let row = self.model.contents.get(&sid);
+        let end = row.and_then(|row| row.length.and_then(|_| Some(row.layout()?.piece_count())));
         for lease in self.held_leases(sid) {
-            let mut unknown = lease.first..lease.first + lease.count;
+            let mut unknown = lease.first..(lease.first + lease.count).min(end.unwrap_or(0));
             let unknown = unknown.by_ref().filter(|piece| {
                 let known = table.map(PieceTable::known);
                 known.is_none_or(|known| !known.get(*piece))

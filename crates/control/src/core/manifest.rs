@@ -72,7 +72,8 @@ impl Core {
         let term = last.saturating_add(1).max(clock);
         let known = self.model.pieces.get(&sid);
         let key = &self.config.signing_key;
-        if let Some(mut growing) = Growing::new(genesis, key, term, known, self.now.time) {
+        let length = row.length;
+        if let Some(mut growing) = Growing::new(genesis, length, key, term, known, self.now.time) {
             for lease in self.held_leases(sid) {
                 growing.resume_lease(LeaseId(lease.id), lease.first..lease.first + lease.count);
             }

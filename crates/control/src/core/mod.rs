@@ -10,6 +10,7 @@ mod audit;
 mod awaited;
 mod confirm;
 mod contents;
+mod ended;
 mod enrol;
 mod growth;
 mod levels;

@@ -39,6 +39,10 @@ impl Core {
         {
             self.probed(node, task.clone(), probe);
         }
+        // First: it says where the last piece ends.
+        if let Some(length) = report.end {
+            self.end_reported(node, &report, length);
+        }
         if !report.pieces.is_empty() {
             self.pieces_reported(node, &report);
         }
@@ -81,8 +85,8 @@ impl Core {
             }
         };
         let sid = genesis.sid();
-        let length = genesis.length().unwrap_or_default();
-        tracing::info!(relay_task = task.id, %sid, relay = %node, length, "content begins");
+        let length = genesis.length();
+        tracing::info!(relay_task = task.id, %sid, relay = %node, ?length, "content begins");
         self.change(Change::Content(ContentRow {
             sid,
             relay_task: task.id.clone(),
@@ -242,12 +246,12 @@ impl Core {
     }
 
     /// Leases whose every piece is known are over.
-    fn release_known_leases(&mut self, sid: Sid) {
+    pub(super) fn release_known_leases(&mut self, sid: Sid) {
         let Some(table) = self.model.pieces.get(&sid) else {
             return;
         };
         for lease in self.held_leases(sid) {
-            let mut pieces = lease.first..lease.first + lease.count;
+            let mut pieces = lease.first..(lease.first + lease.count).min(table.count());
             if pieces.all(|piece| table.known().get(piece)) {
                 self.held.remove(&lease.id);
             }
@@ -256,7 +260,9 @@ impl Core {
 
     /// When all digests are known, and no audit of them is open, the content gets its standard names.
     pub(super) fn finish_if_complete(&mut self, sid: Sid) {
-        let table = self.model.pieces.get(&sid);
+        let row = self.model.contents.get(&sid);
+        let is_ended = row.is_some_and(|row| row.length.is_some());
+        let table = self.model.pieces.get(&sid).filter(|_| is_ended);
         let Some(table) = table.filter(|table| table.is_complete()) else {
             return;
         };

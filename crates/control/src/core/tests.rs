@@ -40,6 +40,7 @@ struct Relay {
 
 fn said(task: &str, sid: Option<Sid>) -> RelayReport {
     RelayReport {
+        end: None,
         relay_task: task.into(),
         sid,
         probe: None,
@@ -115,6 +116,7 @@ impl Rig {
             files: Vec::new(),
         };
         let probed = RelayReport {
+            end: None,
             probe: Some(probe),
             ..said(&rig.task, None)
         };

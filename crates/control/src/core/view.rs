@@ -90,7 +90,7 @@ impl Core {
             reason: relay_task.reason.clone(),
             url: relay_task.url.clone(),
             to: None,
-            length: row.map(|row| row.length),
+            length: row.and_then(|row| row.length),
             files: row
                 .and_then(ContentRow::folder)
                 .and_then(|genesis| u32::try_from(genesis.files.len()).ok()),

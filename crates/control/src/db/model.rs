@@ -100,7 +100,8 @@ pub(crate) struct ContentRow {
     pub(crate) sid: Sid,
     pub(crate) relay_task: String,
     pub(crate) state: ContentState,
-    pub(crate) length: u64,
+    /// `None` as long as the origin has not told.
+    pub(crate) length: Option<u64>,
     pub(crate) piece_length: u32,
     pub(crate) name: String,
     pub(crate) etag: Option<String>,
@@ -119,7 +120,7 @@ impl ContentRow {
     pub(crate) fn layout(&self) -> Option<Layout> {
         match self.folder() {
             Some(genesis) => genesis.layout().ok(),
-            None => Layout::new(Some(self.length), self.piece_length).ok(),
+            None => Layout::new(self.length, self.piece_length).ok(),
         }
     }
 
@@ -358,7 +359,9 @@ impl Model {
         if row.state == ContentState::Relaying {
             let count = row.layout().map_or(0, |layout| layout.piece_count());
             let pieces = self.pieces.entry(row.sid);
-            pieces.or_insert_with(|| PieceTable::new(count));
+            let pieces = pieces.or_insert_with(|| PieceTable::new(count));
+            // The length may have become known.
+            pieces.end(count);
         }
         self.contents.insert(row.sid, row);
     }

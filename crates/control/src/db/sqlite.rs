@@ -186,6 +186,9 @@ impl Store for Sqlite {
     }
 }
 
+/// In place of a content's length that is not known: -1 in the database.
+const UNKNOWN_LENGTH: u64 = u64::MAX;
+
 /// Numbers above `i64::MAX` are kept by their bits: the columns are signed.
 fn int(value: u64) -> i64 {
     value.cast_signed()
@@ -266,13 +269,13 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
             "INSERT INTO content (sid, relay_task, state, length, piece_length, name, etag, \
              last_modified, ranges, genesis, announce_key, info_hash, root, created_us) \
              VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
-             ON CONFLICT (sid) DO UPDATE SET state = excluded.state, \
+             ON CONFLICT (sid) DO UPDATE SET state = excluded.state, length = excluded.length, \
              info_hash = excluded.info_hash, root = excluded.root",
         )
         .bind(&row.sid.0[..])
         .bind(&row.relay_task)
         .bind(word(&row.state))
-        .bind(int(row.length))
+        .bind(int(row.length.unwrap_or(UNKNOWN_LENGTH)))
         .bind(i64::from(row.piece_length))
         .bind(&row.name)
         .bind(&row.etag)
@@ -506,7 +509,7 @@ fn content(row: &Columns<'_>) -> Result<Change, StoreError> {
         sid: Sid(row.id("sid")?),
         relay_task: row.text("relay_task")?,
         state: row.word("state")?,
-        length: row.u64("length")?,
+        length: Some(row.u64("length")?).filter(|length| *length != UNKNOWN_LENGTH),
         piece_length: row.u32("piece_length")?,
         name: row.text("name")?,
         etag: row.opt_text("etag")?,

@@ -174,7 +174,7 @@ fn content_row(index: u8, state: ContentState) -> ContentRow {
         sid: Sid([index; 32]),
         relay_task: format!("r{index}"),
         state,
-        length: 10 * 256 * 1024 - 1,
+        length: Some(10 * 256 * 1024 - 1),
         piece_length: 256 * 1024,
         name: "ü.img".into(),
         etag: (index > 0).then(|| "\"e\"".into()),

@@ -90,6 +90,8 @@ pub(crate) struct Growing {
     fresh: Vec<Fact>,
     /// Nothing was signed in this term yet.
     begins: bool,
+    /// The length is known since the last record.
+    ended: bool,
     /// Leases that hold, and those that were taken back before they were done. All below are of no interest any more.
     leases: Leases,
     pace: Pace,
@@ -132,10 +134,11 @@ impl Leases {
 }
 
 impl Growing {
-    /// Begins `term` of a content with what is known of it. `None` when control has no key in its genesis, so that nobody
-    /// would take its records, or its length is not known.
+    /// Begins `term` of a content with what is known of it: `length` in bytes, if that is. `None` when control has no key in its
+    /// genesis, so that nobody would take its records.
     pub(crate) fn new(
         genesis: Genesis,
+        length: Option<u64>,
         key: &SecretKey,
         term: u32,
         known: Option<&PieceTable>,
@@ -143,7 +146,7 @@ impl Growing {
     ) -> Option<Self> {
         let public = key.public().to_bytes();
         let index = genesis.keys.iter().position(|key| *key == public)?;
-        let layout = genesis.layout().ok().filter(|at| at.length().is_some())?;
+        let layout = genesis.layout().ok()?;
         let facts = FactStore::new(PieceSpace::of(&genesis).ok()?, Accept::Sealed);
         let sealer = Sealer::new(genesis.sid(), key.clone(), u8::try_from(index).ok()?, term);
         let mut growing = Self {
@@ -153,9 +156,13 @@ impl Growing {
             sealer,
             fresh: Vec::new(),
             begins: true,
+            ended: false,
             leases: Leases::default(),
             pace: Pace::new(now),
         };
+        if let Some(length) = length {
+            growing.end(length).ok()?;
+        }
         for (piece, node) in known.into_iter().flat_map(PieceTable::known_nodes) {
             growing.seal(piece, node).ok()?;
         }
@@ -176,6 +183,21 @@ impl Growing {
         Ok(fact)
     }
 
+    /// The content, whose length was not known, ends here, in bytes.
+    ///
+    /// # Errors
+    /// [`FactError`] when another end is known, or pieces beyond it.
+    pub(crate) fn end(&mut self, length: u64) -> Result<(), FactError> {
+        if self.layout.length().is_some() {
+            return Ok(());
+        }
+        let ended = self.layout.ended(length);
+        let ended = ended.map_err(|error| FactError::Length(error.into()))?;
+        self.facts.set_length(length)?;
+        (self.layout, self.ended) = (ended, true);
+        Ok(())
+    }
+
     /// Takes pieces that were reported and are not known yet.
     ///
     /// # Errors
@@ -192,7 +214,7 @@ impl Growing {
     /// True when something is to be signed now. To be asked often while something is fresh.
     pub(crate) fn is_due(&mut self, now: Time) -> bool {
         self.pace.earn(now, 0);
-        self.begins || (!self.fresh.is_empty() && self.pace.is_due(now))
+        self.begins || ((self.ended || !self.fresh.is_empty()) && self.pace.is_due(now))
     }
 
     /// Signs what is fresh. All records must be durable before the first leaves.
@@ -207,8 +229,8 @@ impl Growing {
     ) -> Result<Vec<Signed>, RecordError> {
         let ends = is_end(&state);
         let status = Status {
-            // Of the last file: only that could be unknown.
-            length: self.genesis.files.last().and_then(|file| file.length),
+            // Of the last file: only that may be unknown.
+            length: self.facts.space().last_length(),
             sealed: self.facts.proven_pieces(),
             state,
             lease_floor: self.leases.floor(),
@@ -221,11 +243,11 @@ impl Growing {
         } else {
             self.sealer.checkpoint(&self.facts, &self.fresh, &status)?
         };
-        if !self.fresh.is_empty() {
+        if self.ended || !self.fresh.is_empty() {
             self.pace.spend(now);
         }
         self.fresh.clear();
-        self.begins = false;
+        (self.begins, self.ended) = (false, false);
         Ok(records)
     }
 

@@ -47,6 +47,13 @@ impl PieceTable {
         }
     }
 
+    /// There are no pieces from `count` on after all.
+    pub(crate) fn end(&mut self, count: u32) {
+        self.known.truncate(count);
+        self.digests.truncate(count as usize);
+        self.reporter.truncate(count as usize);
+    }
+
     pub(crate) fn known(&self) -> &Bitfield {
         &self.known
     }

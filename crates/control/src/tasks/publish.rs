@@ -27,10 +27,6 @@ const PIECES_MAX: u32 = 1 << 21;
 /// Why no content can be made of what a relay found, in words for the operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ProbeRefused {
-    #[error(
-        "the origin does not say how long the object is; contents of unknown length are not supported yet, serve it with Content-Length"
-    )]
-    UnknownLength,
     #[error("the folder cannot be published: {0}")]
     Files(String),
     #[error(
@@ -82,15 +78,16 @@ pub(crate) fn genesis(
     } else {
         vec![GenesisFile {
             path: vec![name.clone()],
-            length: Some(probe.length.ok_or(ProbeRefused::UnknownLength)?),
+            // A chunked body has none: it follows when a relay has read to its end.
+            length: probe.length,
             url_suffix: String::new(),
             etag: etag.clone(),
             version: String::new(),
         }]
     };
-    let lengths = files.iter().filter_map(|file| file.length);
-    let length = lengths.fold(0, u64::saturating_add);
-    let piece_length = Layout::default_piece_length(Some(length));
+    let mut lengths = files.iter().map(|file| file.length);
+    let length = lengths.try_fold(0u64, |sum, length| Some(sum.saturating_add(length?)));
+    let piece_length = Layout::default_piece_length(length);
     let genesis = Genesis {
         created_unix_s,
         final_torrents: FinalTorrents {
@@ -115,6 +112,7 @@ pub(crate) fn genesis(
     // What nodes would refuse must not become a content.
     Genesis::decode(&genesis.encode()).map_err(|error| match error {
         GenesisError::Layout(_) | GenesisError::TooManyPieces(_) => {
+            let length = length.unwrap_or_default();
             ProbeRefused::TooLarge { length }
         }
         GenesisError::Bencode(_) if is_folder => ProbeRefused::LongList {
@@ -335,9 +333,20 @@ mod tests {
     }
 
     #[test]
+    fn an_object_of_unknown_length_becomes_a_content_in_pieces_of_4_mib() {
+        let open = ProbeReport {
+            etag: None,
+            ranges: false,
+            ..probe(None)
+        };
+        let genesis = genesis(URL, &[], &open, terms(1)).unwrap();
+        assert_eq!((genesis.length(), genesis.piece_length), (None, 4 << 20));
+        assert!(!genesis.strong);
+    }
+
+    #[test]
     fn what_cannot_become_a_content_is_refused_with_a_reason() {
         let refused = |probe| genesis(URL, &[], &probe, terms(1)).unwrap_err();
-        assert_eq!(refused(probe(None)), ProbeRefused::UnknownLength);
         let length = 1 << 50;
         assert_eq!(
             refused(probe(Some(length))),

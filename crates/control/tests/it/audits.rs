@@ -47,6 +47,7 @@ async fn audited(
     unread: Vec<u32>,
 ) -> SyncReply {
     relay.state.relay_tasks = vec![RelayReport {
+        end: None,
         relay_task: task.into(),
         sid: Some(sid),
         probe: None,
@@ -371,6 +372,7 @@ async fn holds(
     relay.holds(sid, false);
     relay.state.contents[0].manifest = Some(Head::default());
     relay.state.relay_tasks = vec![RelayReport {
+        end: None,
         relay_task: task.into(),
         sid: Some(sid),
         probe: None,

@@ -313,6 +313,7 @@ impl Node {
         probe: ProbeReport,
     ) -> SyncReply {
         self.state.relay_tasks = vec![RelayReport {
+            end: None,
             relay_task: relay_task.into(),
             sid: None,
             probe: Some(probe),
@@ -333,6 +334,30 @@ impl Node {
         pieces: Vec<PieceReport>,
     ) -> SyncReply {
         self.state.relay_tasks = vec![RelayReport {
+            end: None,
+            relay_task: relay_task.into(),
+            sid: Some(sid),
+            probe: None,
+            pieces,
+            audited: Vec::new(),
+            held: Vec::new(),
+            unread: Vec::new(),
+            failure: None,
+        }];
+        self.sync(server).await
+    }
+
+    /// Says how long the content turned out to be, and of these pieces.
+    pub(crate) async fn ends(
+        &mut self,
+        server: &Server,
+        relay_task: &str,
+        sid: Sid,
+        length: u64,
+        pieces: Vec<PieceReport>,
+    ) -> SyncReply {
+        self.state.relay_tasks = vec![RelayReport {
+            end: Some(length),
             relay_task: relay_task.into(),
             sid: Some(sid),
             probe: None,
@@ -394,10 +419,13 @@ pub(crate) struct Object {
 
 impl Object {
     pub(crate) fn new(length: u64) -> Self {
+        Self::in_pieces(length, Layout::default_piece_length(Some(length)))
+    }
+
+    pub(crate) fn in_pieces(length: u64, piece_length: u32) -> Self {
         let bytes = (0..length)
             .map(|i| (i / 7 % 256).to_le_bytes()[0])
             .collect();
-        let piece_length = Layout::default_piece_length(Some(length));
         Self {
             layout: Layout::new(Some(length), piece_length).unwrap(),
             bytes,

@@ -106,6 +106,7 @@ async fn a_task_does_not_fail_before_other_relays_had_time_to_come_back() {
     let (relay_task, sid) = (scene.relay_task.clone(), scene.sid);
     let fail = |node: &mut Node| {
         node.state.relay_tasks = vec![RelayReport {
+            end: None,
             relay_task: relay_task.clone(),
             sid: Some(sid),
             probe: None,

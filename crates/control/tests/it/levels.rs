@@ -183,6 +183,7 @@ async fn fails(node: &mut Node, server: &Server, relay_task: &str, sid: Sid) {
         message: "the disk is broken".into(),
     };
     node.state.relay_tasks = vec![RelayReport {
+        end: None,
         relay_task: relay_task.into(),
         sid: Some(sid),
         probe: None,

@@ -202,7 +202,7 @@ async fn the_signed_side_can_be_read_and_waited_for_over_http() {
     let shown = server.task(&task).await.growth.unwrap();
     assert_eq!(
         (shown.phase, shown.sealed, shown.pieces),
-        (Phase::Growing, 1, count)
+        (Phase::Growing, 1, Some(count))
     );
     assert_eq!(
         (shown.relays[0].node, shown.relays[0].pieces),

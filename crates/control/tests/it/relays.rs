@@ -14,6 +14,7 @@ async fn fail(
     kind: RelayFailureKind,
 ) {
     relay.state.relay_tasks = vec![RelayReport {
+        end: None,
         relay_task: relay_task.into(),
         sid,
         probe: None,

@@ -176,8 +176,13 @@ fn show(task: &Task, progress: &mut Progress) {
         .iter()
         .filter(|agent| agent.state == AgentState::Verified)
         .count();
-    let total = task.length.unwrap_or(0) * task.agents.len() as u64;
-    progress.show(held, total.max(1), || {
+    let total = match (task.length, task.sid) {
+        (Some(length), _) => Some(length * task.agents.len() as u64),
+        // Of a content whose origin does not say how long it is nobody knows.
+        (None, Some(_)) => None,
+        (None, None) => Some(0),
+    };
+    progress.show(held, total.map(|total| total.max(1)), || {
         let sum = |of: fn(&floodway_api::rest::SourceBytes) -> u64| {
             task.agents.iter().map(|agent| of(&agent.sources)).sum()
         };

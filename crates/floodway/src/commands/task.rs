@@ -93,6 +93,8 @@ pub(crate) fn print(task: &Task, json: bool) {
             "length",
             &format_args!("{} ({length} bytes)", human::bytes(length)),
         );
+    } else if task.sid.is_some() {
+        field("length", &"not known yet: the origin does not say it");
     }
     if let Some(sid) = &task.sid {
         field("swarm", sid);
@@ -101,7 +103,7 @@ pub(crate) fn print(task: &Task, json: bool) {
         field("torrent", torrent);
     }
     if let Some(growth) = &task.growth {
-        let (sealed, pieces) = (growth.sealed, growth.pieces);
+        let (sealed, pieces) = (growth.sealed, human::count(growth.pieces));
         let phase = human::word(growth.phase);
         field(
             "pieces",

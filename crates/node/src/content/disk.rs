@@ -128,7 +128,7 @@ pub(super) fn has(shared: &Shared, range: &Range<u64>) -> bool {
     let Some(store) = shared.store() else {
         return false;
     };
-    if range.end > shared.layout.length().unwrap_or(0) || range.start > range.end {
+    if range.end > shared.layout().length().unwrap_or(u64::MAX) || range.start > range.end {
         return false;
     }
     range.is_empty() || shared.covers(&store.have(), range)
@@ -189,8 +189,8 @@ impl Driver {
                 let disproved = self.tries.good(piece, &blocks);
                 self.digests.insert(piece, digest);
                 if let Some(growing) = &mut self.growing {
-                    growing.holds(piece, &digest, &self.shared.layout);
-                    if let Some(read) = growing.read(piece, &digest, &self.shared.layout) {
+                    growing.holds(piece, &digest, self.shared.layout());
+                    if let Some(read) = growing.read(piece, &digest, self.shared.layout()) {
                         self.gossip(read);
                     }
                 }

@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 use std::time::Duration;
 
 use floodway_proto::digest::PieceDigest;
 use floodway_proto::wire::Limits as WireLimits;
-use floodway_proto::{Bitfield, InfoHash, PieceIndex, Sha256, Time};
+use floodway_proto::{Bitfield, InfoHash, PIECES_WHILE_UNKNOWN, PieceIndex, Sha256, Time};
 use floodway_store::{Event as StoreEvent, FileStamp, Hashes, Opened, Store};
 use floodway_swarm::answers::{Answer, Answers};
 use floodway_swarm::gossip::GossipInput;
@@ -129,7 +129,7 @@ pub(crate) async fn start(session: &Session, mut spec: ContentSpec) -> Result<Co
     let (commands, commands_inbox) = mpsc::unbounded_channel();
     let (packets, packets_inbox) = mpsc::channel(PACKETS_WAITING);
     let (found, found_inbox) = mpsc::unbounded_channel();
-    let length = spec.layout.length().unwrap_or(0);
+    let length = spec.layout.length();
     let (progress, progress_seen) = watch::channel(Progress::start(length));
     let (outcome, outcome_seen) = watch::channel(None);
     let (reading, reading_seen) = watch::channel(Reading::ALL);
@@ -140,8 +140,9 @@ pub(crate) async fn start(session: &Session, mut spec: ContentSpec) -> Result<Co
         Bitfield::new(spec.layout.piece_count())
     };
     let shared = Arc::new(Shared {
-        layout: spec.layout.clone(),
-        wire_limits: WireLimits::for_pieces(spec.layout.piece_count()),
+        begun: spec.layout.clone(),
+        ended: OnceLock::new(),
+        wire_limits: WireLimits::for_pieces(pieces_in_lists(&spec)),
         sid: spec.sid,
         is_final: AtomicBool::new(spec.verifiable),
         growth: spec.growth.as_ref().map(|growth| GrowthSeen {
@@ -230,8 +231,25 @@ fn swarm(session: &Session, spec: &ContentSpec, opened: &Opened) -> Swarm {
         partial: opened.partial.clone(),
         verifiable: spec.verifiable,
         growing: spec.growth.is_some(),
+        open_ended: is_open_ended(spec),
     };
     Swarm::new(config, spec.layout.clone(), start, fastrand::u64(..))
+}
+
+/// The length was not known when the content began: its nodes learn it one after the other.
+fn is_open_ended(spec: &ContentSpec) -> bool {
+    let genesis = spec.growth.as_ref().map(|growth| growth.manifest.genesis());
+    genesis.is_some_and(|genesis| genesis.length().is_none())
+}
+
+/// How many pieces a peer's list may be of: one that does not know the end counts more.
+fn pieces_in_lists(spec: &ContentSpec) -> u32 {
+    let most = if is_open_ended(spec) {
+        PIECES_WHILE_UNKNOWN
+    } else {
+        0
+    };
+    spec.layout.piece_count().max(most)
 }
 
 /// The torrents whose info dict is known from the start.
@@ -415,6 +433,12 @@ impl Driver {
                     self.items(from, items);
                 }
             }
+            Packet::BodyEnded {
+                request,
+                source,
+                length,
+                tail,
+            } => self.body_ended(request, &source, length, tail),
             Packet::HttpEnd {
                 request,
                 end,
@@ -441,7 +465,12 @@ impl Driver {
         !matches!(from, Sender::Peer(peer) if !self.peers.contains_key(&peer))
     }
 
-    fn count_share(&mut self, from: Sender, source: Option<&HttpSource>, items: &[Item]) {
+    pub(super) fn count_share(
+        &mut self,
+        from: Sender,
+        source: Option<&HttpSource>,
+        items: &[Item],
+    ) {
         let bytes = items.iter().map(|item| match item {
             Item::Block { data, .. } => data.len() as u64,
             _ => 0,
@@ -455,7 +484,7 @@ impl Driver {
         }
     }
 
-    fn items(&mut self, from: Sender, items: Vec<Item>) {
+    pub(super) fn items(&mut self, from: Sender, items: Vec<Item>) {
         let end = match from {
             Sender::Peer(_) => u64::MAX,
             Sender::Http(request) => self.sources.received(request),
@@ -465,8 +494,13 @@ impl Driver {
         for item in items {
             match item {
                 Item::Input(input) => self.swarm.handle_input(now, input),
-                Item::Block { block, data } if self.shared.layout.block_bytes(block).end > end => {
+                Item::Block { block, data }
+                    if self.shared.layout().block_bytes(block).end > end =>
+                {
                     // Others have it already: the request was shortened while this was on its way.
+                    self.wasted += data.len() as u64;
+                }
+                Item::Block { block, data } if !self.exists(block, data.len()) => {
                     self.wasted += data.len() as u64;
                 }
                 Item::Neighbour { head, is_relay } => {
@@ -672,7 +706,7 @@ impl Driver {
         counters.wasted += self.wasted;
         self.progress.send_replace(Progress {
             state: self.state.clone(),
-            length: self.shared.layout.length().unwrap_or(0),
+            length: self.shared.layout().length(),
             have_bytes: of.have_bytes,
             received_bytes: self.received,
             pieces_held: of.pieces_held,
@@ -699,7 +733,7 @@ impl Driver {
         let progress = self.progress.borrow();
         let finished = Finished {
             path,
-            bytes: progress.length,
+            bytes: progress.length.unwrap_or(progress.have_bytes),
             sha256,
             stamp,
             counters: progress.counters,

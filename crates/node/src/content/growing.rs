@@ -160,6 +160,11 @@ impl Growing {
     ) -> Option<GossipInput> {
         let facts = self.gossip.manifest().facts();
         let (file, index) = facts.space().locate(piece.0)?;
+        let is_short = layout.piece_size(piece) < layout.piece_length();
+        if is_short && facts.space().file_length(file).is_none() {
+            // Without the end, which only control says, others would ask for more than there is of it.
+            return None;
+        }
         let fact = Fact {
             file,
             layer: piece_layer(&layout.of_piece(piece))?,
@@ -279,7 +284,7 @@ impl Driver {
         };
         let known = nodes(
             growing.gossip.manifest(),
-            0..self.shared.layout.piece_count(),
+            0..self.shared.layout().piece_count(),
         );
         // A later run of a final content: its names are known.
         let names = growing.gossip.manifest().final_names();
@@ -293,6 +298,7 @@ impl Driver {
     /// Does what the gossip wants now.
     pub(super) fn settle_gossip(&mut self) {
         loop {
+            self.learn_length();
             let Some(growing) = &mut self.growing else {
                 return;
             };

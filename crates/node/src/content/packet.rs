@@ -41,6 +41,15 @@ pub(crate) enum Packet {
         source: Option<Arc<HttpSource>>,
         items: Vec<Item>,
     },
+    /// A body whose length nobody knew came to its end, as its framing says.
+    BodyEnded {
+        request: RequestKey,
+        source: Arc<HttpSource>,
+        /// Bytes of the whole object.
+        length: u64,
+        /// Its last bytes, if they do not fill a block.
+        tail: Bytes,
+    },
     /// An HTTP request is over.
     HttpEnd {
         request: RequestKey,

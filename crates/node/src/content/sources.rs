@@ -85,6 +85,11 @@ impl Sources {
         *request.end.borrow()
     }
 
+    /// The request is still one of ours.
+    pub(super) fn is_open(&self, request: RequestKey) -> bool {
+        self.requests.contains_key(&request)
+    }
+
     pub(super) fn shorten(&self, request: RequestKey, end: u64) {
         if let Some(request) = self.requests.get(&request) {
             request.end.send_replace(end);

@@ -29,7 +29,7 @@ pub struct ContentSpec {
     pub info: Option<(InfoHash, Bytes)>,
     /// The swarm's id, told to peers that are own nodes.
     pub sid: Option<Sid>,
-    /// Pieces and blocks; the length must be known.
+    /// Pieces and blocks; the length must be known, but of a content that [grows](Self::growth): then it may follow by records.
     pub layout: Layout,
     /// How pieces are verified.
     pub hashes: Hashes,
@@ -160,8 +160,8 @@ pub enum State {
 pub struct Progress {
     /// What it is doing.
     pub state: State,
-    /// The content's length in bytes.
-    pub length: u64,
+    /// The content's length in bytes; `None` as long as its origin has not told.
+    pub length: Option<u64>,
     /// Verified bytes held.
     pub have_bytes: u64,
     /// Bytes of blocks that came in this run, verified or not: whether anybody delivers.
@@ -188,7 +188,7 @@ pub struct Progress {
 
 impl Progress {
     /// Before anything has happened.
-    pub(crate) fn start(length: u64) -> Self {
+    pub(crate) fn start(length: Option<u64>) -> Self {
         Self {
             state: State::Checking,
             length,
@@ -220,6 +220,11 @@ pub enum ContentEvent {
         piece: PieceIndex,
         /// What was computed of it: both digests where they are collected.
         digest: PieceDigest,
+    },
+    /// The origin's body ended, properly, after so many bytes, which nobody knew before. Its last piece follows.
+    BodyEnded {
+        /// The content's length.
+        length: u64,
     },
     /// A piece failed its hash and is fetched again in parts.
     PieceFailed(PieceIndex),

@@ -32,6 +32,11 @@ impl Slicer {
         self.next
     }
 
+    /// What came of the last block, which it does not fill.
+    pub(super) fn into_tail(self) -> Bytes {
+        self.begun.freeze()
+    }
+
     /// The blocks that `chunk` completes and that end at or before `end`.
     pub(super) fn cut(&mut self, mut chunk: Bytes, end: u64) -> Vec<Item> {
         let mut items = Vec::new();

@@ -483,7 +483,7 @@ async fn ratio(ratio: Option<f64>, content: &Content) {
     while !reached(
         ratio,
         progress.borrow_and_update().counters.sent,
-        content.length(),
+        content.length().unwrap_or(0),
     ) {
         if progress.changed().await.is_err() {
             return;

@@ -29,9 +29,10 @@ pub(super) async fn by_genesis(job: &mut Job, genesis: &Genesis) -> Result<Fetch
             "control's description of content {sid} cannot be used: {error}"
         ))
     };
-    let layout = genesis.layout().map_err(|error| unusable(&error))?;
-    let length = layout.length();
     let growth = growth(job, genesis).map_err(|error| unusable(&error))?;
+    let layout = growth.manifest.layout();
+    let layout = layout.map_err(|error| unusable(&error))?;
+    let length = layout.length();
     let path = job.rules.place.path(&genesis.name);
     let digest = job.wants_digest(&layout, &path)?;
     (job.listener)(GetEvent::Found {
@@ -131,9 +132,10 @@ impl Run<'_> {
                 Step::FirstVerifiedPiece
             }
             ContentEvent::Facts { verifiable } => {
-                let pieces = self.content.layout().piece_count();
+                let layout = self.content.layout();
+                let pieces = layout.length().map(|_| layout.piece_count());
                 let is_due = self.facts_at.is_none_or(|at| at.elapsed() >= FACTS_EVERY);
-                if !is_due && *verifiable < pieces {
+                if !is_due && pieces.is_none_or(|pieces| *verifiable < pieces) {
                     return;
                 }
                 self.facts_at = Some(Instant::now());

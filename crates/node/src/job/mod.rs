@@ -274,8 +274,8 @@ pub enum Step {
     Facts {
         /// So many pieces in all.
         verifiable: u32,
-        /// Of so many.
-        pieces: u32,
+        /// Of so many; `None` as long as the length is not known.
+        pieces: Option<u32>,
     },
 }
 

@@ -167,7 +167,7 @@ async fn one_try(
 }
 
 fn tell(job: &Job, length: Option<u64>, counters: &Counters) {
-    let mut progress = Progress::start(length.unwrap_or(0));
+    let mut progress = Progress::start(length);
     progress.state = State::Fetching;
     progress.have_bytes = counters.origin;
     progress.counters = *counters;

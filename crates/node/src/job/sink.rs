@@ -130,11 +130,16 @@ impl Sink {
     /// As [`Sink::take`], and when the content ends before.
     async fn follow(&mut self, content: &Content) -> Result<(), GetError> {
         self.restart();
-        let (length, piece) = (content.length(), u64::from(content.layout().piece_length()));
+        let piece = u64::from(content.layout().piece_length());
         let mut at = 0;
-        while at < length {
-            let end = length.min((at / piece + 1) * piece).min(at + CHUNK);
-            let read = match content.available(at..end).await {
+        // The end may become known only while this waits for what turns out to lie beyond it.
+        let ended = |end: u64| content.length().map_or(end, |length| length.min(end));
+        while at < ended(u64::MAX) {
+            let end = ended((at / piece + 1) * piece).min(at + CHUNK);
+            let available = content.available(at..end).await;
+            let end = ended(end);
+            let read = match available {
+                Ok(()) if end <= at => return Ok(()),
                 Ok(()) => content.read(at..end).await,
                 Err(error) => Err(error),
             };

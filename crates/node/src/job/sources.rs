@@ -92,7 +92,7 @@ impl Capabilities {
 /// have not got yet.
 pub(crate) fn relays(
     info: Option<&ContentInfo>,
-    length: u64,
+    length: Option<u64>,
     is_final: bool,
     capabilities: &mut Capabilities,
 ) -> Vec<HttpSource> {
@@ -115,7 +115,7 @@ pub(crate) fn relays(
                     Instant::now(),
                 ))),
                 expect: Expectation {
-                    length: Some(length),
+                    length,
                     validator: Validator::Strong(format!("\"{sid}\"")),
                 },
                 access: Access::Ranges,
@@ -203,17 +203,18 @@ mod tests {
             manifest: None,
         };
         let mut capabilities = Capabilities::default();
-        let sources = relays(Some(&info), 7, true, &mut capabilities);
+        let sources = relays(Some(&info), Some(7), true, &mut capabilities);
         assert_eq!(sources.len(), 1);
         assert_eq!(
             sources[0].expect.validator,
             Validator::Strong(format!("\"{}\"", info.sid))
         );
         assert_eq!(sources[0].expect.length, Some(7));
-        assert!(relays(None, 7, true, &mut capabilities).is_empty());
+        assert!(relays(None, Some(7), true, &mut capabilities).is_empty());
         let mut streaming = info.clone();
         streaming.relays[0].streaming = true;
-        let growing = |info, capabilities: &mut _| relays(Some(info), 7, false, capabilities).len();
+        let growing =
+            |info, capabilities: &mut _| relays(Some(info), Some(7), false, capabilities).len();
         assert_eq!(growing(&info, &mut capabilities), 0);
         assert_eq!(growing(&streaming, &mut capabilities), 1);
         let control = ControlClient::new("http://c:7600", Some("t")).unwrap();

@@ -114,7 +114,6 @@ pub(super) struct Run<'a> {
     pub(super) job: &'a mut Job,
     pub(super) content: Content,
     pub(super) sid: Option<Sid>,
-    length: u64,
     p2p: bool,
     /// Its hashes become known while it is fetched; and whether it has its final names.
     pub(super) is_growing: bool,
@@ -148,11 +147,7 @@ pub(super) async fn run(
     fixed: Vec<HttpSource>,
     verified_by: VerifiedBy,
 ) -> Result<Fetched, GetError> {
-    let (sid, p2p, length) = (
-        spec.sid,
-        !spec.names.is_empty(),
-        spec.layout.length().unwrap_or(0),
-    );
+    let (sid, p2p) = (spec.sid, !spec.names.is_empty());
     let is_growing = spec.growth.is_some() && !spec.verifiable;
     let verifies = !matches!(spec.hashes, Hashes::Unknown);
     job.board.state(AgentState::Downloading, None);
@@ -173,7 +168,6 @@ pub(super) async fn run(
         job,
         content,
         sid,
-        length,
         p2p,
         is_growing,
         is_final: !is_growing,
@@ -317,7 +311,7 @@ impl Run<'_> {
             .filter(|info| Some(info.sid) == self.sid);
         sources.extend(relays(
             info,
-            self.length,
+            self.content.length(),
             self.is_final,
             &mut self.capabilities,
         ));
@@ -422,7 +416,7 @@ impl Run<'_> {
         let is_held_up = self.is_growing && !self.is_final && orders.control_down;
         // With every byte here only the names are missing, which control says once it has heard of the last pieces from relays.
         let have = self.content.progress().borrow().have_bytes;
-        let is_whole = self.is_growing && !self.is_final && have == self.length;
+        let is_whole = self.is_growing && !self.is_final && Some(have) == self.content.length();
         let is_held_up = is_held_up || is_whole;
         let patience = match situation.foreground {
             _ if is_held_up => NOBODY,
@@ -496,7 +490,7 @@ impl Run<'_> {
         let (session, check, length) = (
             self.job.session.clone(),
             self.job.rules.check.clone(),
-            self.length,
+            self.content.length(),
         );
         let etag = orders
             .ticket
@@ -504,9 +498,9 @@ impl Run<'_> {
             .and_then(|ticket| ticket.etag.clone());
         self.probing = Some(tokio::spawn(async move {
             let found = probe(&session, &url, check.as_ref()).await?;
-            agrees(&url, &found, Some(length), etag.as_deref())?;
+            agrees(&url, &found, length, etag.as_deref())?;
             let mut source = source(&url, &found, check.as_ref());
-            source.expect.length = Some(length);
+            source.expect.length = length;
             Ok(source)
         }));
     }

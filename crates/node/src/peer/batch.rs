@@ -168,7 +168,7 @@ impl Batch {
         }
         for (bytes, at) in &self.extents {
             let lost = content
-                .layout
+                .layout()
                 .piece_at(bytes.start)
                 .unwrap_or(PieceIndex(0));
             let store = content.store().ok_or(lost)?;

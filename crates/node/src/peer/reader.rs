@@ -51,7 +51,7 @@ impl Connection {
             match frame {
                 Frame::Piece { piece, begin, data } => {
                     received += data.len() as u64;
-                    items.push(block(&self.content.layout, piece, begin, data)?);
+                    items.push(block(self.content.layout(), piece, begin, data)?);
                 }
                 Frame::Message(Message::Extended { id: 0, payload }) => {
                     self.extended(&ExtendedHandshake::decode(&payload)?, &mut items);

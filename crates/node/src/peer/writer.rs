@@ -92,7 +92,7 @@ impl Connection {
             metadata: self.metadata_id.load(Ordering::Relaxed),
         };
         let batch_bytes = self.batch_bytes();
-        let mut batch = Batch::fill(queue, &self.content.layout, batch_bytes, ids);
+        let mut batch = Batch::fill(queue, self.content.layout(), batch_bytes, ids);
         if batch.blocks().is_empty() {
             return Loading::Ready(batch);
         }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use floodway_api::sync::{
     ContentInfo, ContentReport, RelayContent, RelayFailure, RelayFailureKind,
 };
-use floodway_origin::{Access, SourceUrl, UrlCheck};
+use floodway_origin::{Access, OriginError, SourceUrl, UrlCheck};
 use floodway_proto::facts::Accept;
 use floodway_proto::genesis::{Genesis, GenesisFile};
 use floodway_proto::manifest::Manifest;
@@ -19,7 +19,7 @@ use floodway_swarm::{Limits, Order as PieceOrder, Prefer, SourceClass};
 use super::alone::Alone;
 use super::audit::Auditor;
 use super::folder::file_url;
-use super::work::{News, Note, Tools, failure};
+use super::work::{End, News, Note, Tools, failure, of_origin};
 use crate::job::sources::{Capabilities, info_for_peers, relays};
 use crate::manifest::{expand, unix_us, v2_name};
 use crate::node::add_known;
@@ -55,6 +55,10 @@ pub(super) struct Held {
     pub(super) name: SafeName,
     pub(super) sid: Sid,
     pub(super) ranges: bool,
+    /// The origin did not say how long it is.
+    is_open_ended: bool,
+    /// It has leases, as of the last orders.
+    reads: bool,
     pub(super) origin: HttpSource,
     /// Control signs its facts. It does for all contents but those made by older versions.
     pub(super) is_signed: bool,
@@ -111,7 +115,7 @@ impl Held {
             .content_folder(order.sid)
             .map_err(|error| OpenFailure::of_state(&error))?;
         let check: Arc<dyn UrlCheck> = same_host(url);
-        let layout = genesis.layout().map_err(|error| local(&error))?;
+        let layout = growth.manifest.layout().map_err(|error| local(&error))?;
         let files = genesis.is_folder().then(|| source_files(url, &genesis));
         let files = files.transpose().map_err(|error| local(&error))?;
         let origin = HttpSource {
@@ -119,7 +123,7 @@ impl Held {
             class: SourceClass::Origin,
             bearer: None,
             expect: expectation(
-                layout.length().unwrap_or(0),
+                layout.length(),
                 &genesis.origin.etag,
                 &genesis.origin.last_modified,
             ),
@@ -160,6 +164,10 @@ impl Held {
             growth: Some(growth),
         };
         if let Some(torrent) = &torrent {
+            if spec.layout.length().is_none() {
+                let ended = spec.layout.ended(torrent.info.length);
+                spec.layout = ended.map_err(|error| local(&error))?;
+            }
             spec.names = vec![order.sid.truncated(), torrent.info_hash];
             spec.info = info_for_peers(torrent, Some(order.sid));
             spec.hashes = Hashes::V1(torrent.info.pieces.clone());
@@ -181,6 +189,8 @@ impl Held {
             content,
             auditor,
             is_signed: !genesis.keys.is_empty(),
+            is_open_ended: genesis.length().is_none(),
+            reads: !order.leases.is_empty(),
             hides: tools.serve_after_complete,
             feeds: tools.feeds.then(Capabilities::default),
             name: genesis.name,
@@ -241,6 +251,36 @@ impl Held {
         order.is_final && !self.is_final && !self.is_signed
     }
 
+    /// The origin cannot be read any more: what that means for the task.
+    pub(super) fn given_up_by(&self, error: &OriginError) -> RelayFailure {
+        let is_longer = matches!(error, OriginError::TooLong { .. });
+        if self.is_open_ended && is_longer && self.content.length().is_some() {
+            // Than another body, whose end was signed.
+            return failure(RelayFailureKind::Changed, error.to_string());
+        }
+        of_origin(error)
+    }
+
+    /// The one GET of the whole failed: it is tried again from the first byte on.
+    pub(super) fn read_again(&self, error: &OriginError) -> End {
+        let broke_off = matches!(
+            error,
+            OriginError::Broken { .. } | OriginError::Short { .. } | OriginError::Stalled { .. }
+        );
+        if self.is_open_ended && broke_off {
+            return End::BrokeOff(error.to_string());
+        }
+        End::Again
+    }
+
+    /// It is to read the whole of an origin without ranges, and may have pieces of the content already, which another relay read
+    /// by another GET. Nothing would compare these with the new body, so that two versions might be mixed: it has to begin
+    /// without them, and what it reads is compared with what was signed.
+    pub(super) fn takes_over(&mut self, order: &RelayContent) -> bool {
+        let read_before = std::mem::replace(&mut self.reads, !order.leases.is_empty());
+        self.feeds.is_none() && !self.is_final && begins_to_read(order, read_before)
+    }
+
     /// Takes what control says. True when that is more than it has said before.
     pub(super) fn ordered(&mut self, order: &RelayContent, news: News) -> bool {
         self.set_leases(order);
@@ -263,7 +303,7 @@ impl Held {
         let (Some(capabilities), Some(info), false) = (&mut self.feeds, info, self.complete) else {
             return;
         };
-        let length = self.content.layout().length().unwrap_or(0);
+        let length = self.content.length();
         let is_final = self.is_final || self.ordered_final;
         let relays = relays(Some(info), length, is_final, capabilities);
         self.content.set_sources(relays);
@@ -354,6 +394,11 @@ impl Held {
     }
 }
 
+/// These are the first orders, or the first after others had it, to read the whole by one GET.
+fn begins_to_read(order: &RelayContent, read_before: bool) -> bool {
+    !order.ranges && !order.is_final && !order.leases.is_empty() && !read_before
+}
+
 /// What is to be read again from the origin: nothing by a relay that takes everything from others.
 fn audits(order: &RelayContent, feeds: bool) -> &[u32] {
     if feeds { &[] } else { &order.audits }
@@ -370,7 +415,7 @@ pub(super) fn paused_report(sid: Sid, why: String) -> ContentReport {
 /// Where the files of a folder are, and which versions of them are meant.
 fn source_files(folder: &SourceUrl, genesis: &Genesis) -> Result<Arc<[SourceFile]>, String> {
     let file = |file: &GenesisFile| {
-        let length = file.length.unwrap_or(0);
+        let length = file.length;
         Ok(SourceFile {
             url: file_url(folder, &file.url_suffix)?,
             expect: expectation(length, &file.etag, ""),
@@ -421,6 +466,37 @@ async fn fetch_torrent(tools: &Tools, sid: Sid) -> Result<Option<Metainfo>, Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_is_to_read_a_whole_object_begins_without_what_others_read() {
+        let lease = floodway_api::sync::RangeLease {
+            lease: 1,
+            first: 0,
+            count: 9,
+            expires_ms: 1,
+        };
+        let order = RelayContent {
+            sid: Sid([1; 32]),
+            genesis: floodway_api::HexBytes(Vec::new()),
+            ranges: false,
+            is_final: false,
+            leases: vec![lease],
+            audits: Vec::new(),
+        };
+        assert!(begins_to_read(&order, false));
+        assert!(!begins_to_read(&order, true), "it is at it");
+        let idle = RelayContent {
+            leases: Vec::new(),
+            ..order.clone()
+        };
+        assert!(!begins_to_read(&idle, false));
+        // Ranges have a version.
+        let ranges = RelayContent {
+            ranges: true,
+            ..order
+        };
+        assert!(!begins_to_read(&ranges, false));
+    }
 
     #[test]
     fn who_feeds_from_others_reads_nothing_again() {

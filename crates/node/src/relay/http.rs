@@ -33,6 +33,8 @@ const EXTENT: u64 = 512 * 1024;
 const RETRY_AFTER: &str = "2";
 /// Requests for records that are held open at once.
 const WAITING_MAX: usize = 1000;
+/// The end of a content whose length is not known.
+const OPEN: u64 = u64::MAX;
 
 /// What the HTTP side serves; clones share it.
 #[derive(Clone, Default)]
@@ -216,8 +218,9 @@ struct View {
 
 impl View {
     fn whole(Served { sid, content, name }: &Served) -> Self {
+        // A body without a length goes on to wherever the end turns out to be.
         Self {
-            bytes: 0..content.length(),
+            bytes: 0..content.length().unwrap_or(OPEN),
             etag: format!("\"{sid}\""),
             name: name.clone(),
         }
@@ -287,7 +290,12 @@ fn serve(
     } else {
         None
     };
-    let (reply, segments) = match wanted(header, length) {
+    let wanted = match wanted(header, length) {
+        // Of a range that ends with the content nobody can say yet which bytes it has: it is ignored (RFC 9110, section 14.2).
+        Wanted::Parts(parts) if parts.iter().any(|part| part.end == OPEN) => Wanted::Whole,
+        wanted => wanted,
+    };
+    let (reply, segments) = match wanted {
         Wanted::Nothing => return Err(Refusal::NoSuchRange { length }),
         Wanted::Whole => (
             reply.header(header::CONTENT_TYPE, OCTETS),
@@ -310,14 +318,19 @@ fn serve(
             (reply, multipart(&parts, length, &boundary))
         }
     };
-    let sent: u64 = segments.iter().map(Segment::length).sum();
-    let reply = reply.header(header::CONTENT_LENGTH, sent);
+    let sent = segments.iter().map(Segment::length);
+    let sent = sent.fold(0, u64::saturating_add);
+    let reply = if sent == OPEN {
+        reply
+    } else {
+        reply.header(header::CONTENT_LENGTH, sent)
+    };
     if *method == Method::HEAD {
         return finish(reply, Body::empty());
     }
     let segments = segments.into_iter().map(|segment| match segment {
         Segment::Content(part) => {
-            Segment::Content(bytes.start + part.start..bytes.start + part.end)
+            Segment::Content(bytes.start + part.start..bytes.start.saturating_add(part.end))
         }
         text @ Segment::Text(_) => text,
     });
@@ -335,7 +348,11 @@ fn finish(reply: Builder, body: Body) -> Result<Response, Refusal> {
 }
 
 fn content_range(part: &Range<u64>, length: u64) -> String {
-    format!("bytes {}-{}/{length}", part.start, part.end - 1)
+    let (first, last) = (part.start, part.end - 1);
+    if length == OPEN {
+        return format!("bytes {first}-{last}/*");
+    }
+    format!("bytes {first}-{last}/{length}")
 }
 
 /// `attachment` with the name twice: plain for old clients, and as RFC 8187 has it.
@@ -401,7 +418,7 @@ fn stream_of(content: Content, session: Option<Session>, segments: Vec<Segment>)
                 None => return Ok::<_, crate::ReadError>(None),
                 Some(Segment::Text(text)) => text,
                 Some(Segment::Content(range)) => {
-                    let mut end = range.end.min(range.start + EXTENT);
+                    let mut end = range.end.min(range.start.saturating_add(EXTENT));
                     if !content.is_available(range.start..end) {
                         end = end.min(piece_end(&content, range.start));
                     }
@@ -412,7 +429,12 @@ fn stream_of(content: Content, session: Option<Session>, segments: Vec<Segment>)
                         Bytes::new()
                     } else {
                         content.available(range.start..end).await?;
-                        let bytes = content.read(range.start..end).await?;
+                        // The end may have become known, and lie before what was waited for.
+                        let known = content.length().unwrap_or(OPEN);
+                        if range.start >= known {
+                            return Ok(None);
+                        }
+                        let bytes = content.read(range.start..end.min(known)).await?;
                         if let Some(session) = &session {
                             session.metrics().relay_http_sent.add(bytes.len() as u64);
                         }

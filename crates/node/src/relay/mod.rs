@@ -248,6 +248,7 @@ impl Relay {
             tools: Arc::clone(&self.tools),
             orders: seen,
             notes: self.notes.clone(),
+            broken: 0,
         };
         let task = tokio::spawn(work.run());
         let mut tended = Tended {
@@ -345,6 +346,7 @@ impl Duty for Relay {
             Note::Begins(sid) => pending.begin(sid),
             Note::Probed(probe) => pending.probed(probe),
             Note::Piece(piece) => pending.piece(piece),
+            Note::Ended(length) => pending.ended(length),
             Note::Audited(piece, found) => pending.audited(piece, found),
             Note::Failed(failure) => pending.failed(failure),
             Note::Holds { report, changed } => {

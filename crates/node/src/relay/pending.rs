@@ -28,7 +28,11 @@ pub(super) fn reports<'a>(books: impl Iterator<Item = (&'a str, &'a Pending)>) -
 fn says_something(report: &RelayReport) -> bool {
     let pieces = [&report.pieces, &report.audited, &report.held];
     let pieces = pieces.into_iter().any(|list| !list.is_empty());
-    pieces || !report.unread.is_empty() || report.probe.is_some() || report.failure.is_some()
+    pieces
+        || !report.unread.is_empty()
+        || report.probe.is_some()
+        || report.end.is_some()
+        || report.failure.is_some()
 }
 
 /// The book of one relay task.
@@ -43,6 +47,8 @@ pub(super) struct Pending {
     unconfirmed: BTreeSet<u32>,
     /// What was found of pieces that control asked to read again; `None`: nothing could be read.
     audited: BTreeMap<u32, Option<PieceReport>>,
+    /// How long the content turned out to be.
+    end: Option<u64>,
     failure: Option<RelayFailure>,
     /// Every lease that this relay was ever given, of which content and pieces.
     leases: BTreeMap<u64, (Sid, Range<u32>)>,
@@ -64,6 +70,10 @@ impl Pending {
 
     pub(super) fn probed(&mut self, probe: ProbeReport) {
         self.probe = Some(probe);
+    }
+
+    pub(super) fn ended(&mut self, length: u64) {
+        self.end = Some(length);
     }
 
     pub(super) fn failed(&mut self, failure: RelayFailure) {
@@ -114,6 +124,7 @@ impl Pending {
             relay_task: relay_task.to_owned(),
             sid: self.sid,
             probe: self.probe.clone(),
+            end: self.end,
             pieces,
             audited,
             held: Vec::new(),
@@ -158,6 +169,9 @@ impl Pending {
         }
         if self.probe == report.probe {
             self.probe = None;
+        }
+        if self.end == report.end {
+            self.end = None;
         }
         if self.failure == report.failure {
             self.failure = None;

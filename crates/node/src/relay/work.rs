@@ -28,6 +28,9 @@ use crate::{ContentEvent, PeerAt, Session};
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long an origin that is away is probed again.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// A body of unknown length that breaks off so often in a row is given up: each time it is read from its first byte on, after
+/// pauses that grow.
+const BROKEN_MAX: u32 = 4;
 
 /// What control wants of this task now.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +68,8 @@ pub(super) enum Note {
     Begins(Option<Sid>),
     Probed(ProbeReport),
     Piece(PieceReport),
+    /// The origin's body ended after so many bytes, which nobody knew before.
+    Ended(u64),
     /// A piece was read again for control; `None`: it could not be.
     Audited(u32, Option<PieceReport>),
     Failed(RelayFailure),
@@ -97,14 +102,18 @@ pub(super) struct Work {
     pub(super) tools: Arc<Tools>,
     pub(super) orders: watch::Receiver<Order>,
     pub(super) notes: mpsc::UnboundedSender<(String, Note)>,
+    /// How often the body of a content of unknown length broke off, in a row.
+    pub(super) broken: u32,
 }
 
 /// Why the work on a content ended.
-enum End {
+pub(super) enum End {
     /// Orders name another content, none, or the end of the task.
     Reordered,
     /// Begin anew with the same content.
     Again,
+    /// The same, since a body of unknown length broke off: why.
+    BrokeOff(String),
     /// It is final, and records do not lead there: go on with the same bytes by its torrent.
     ByTorrent,
     /// It cannot go on.
@@ -129,11 +138,18 @@ impl Work {
                     None => self.probe(&url).await,
                     Some(content) => match self.content(content, &url).await {
                         End::Failed(failure) => Err(failure),
+                        End::BrokeOff(why) => match self.again_after_break(&why).await {
+                            Ok(()) => continue,
+                            Err(failure) => Err(failure),
+                        },
                         End::Again => {
                             tokio::time::sleep(PAUSE).await;
                             continue;
                         }
-                        End::Reordered | End::ByTorrent => continue,
+                        End::Reordered | End::ByTorrent => {
+                            self.broken = 0;
+                            continue;
+                        }
                     },
                 },
             };
@@ -145,11 +161,25 @@ impl Work {
                 );
                 self.tell(Note::Failed(failure));
             }
+            self.broken = 0;
             // Whatever was reported, control answers with other orders.
             if self.reordered(sid).await.is_err() {
                 return;
             }
         }
+    }
+
+    /// A body of unknown length broke off: waits before the next try, as long as there is to be one.
+    async fn again_after_break(&mut self, why: &str) -> Result<(), RelayFailure> {
+        self.broken += 1;
+        if self.broken < BROKEN_MAX {
+            tokio::time::sleep(PAUSE * self.broken).await;
+            return Ok(());
+        }
+        let message = format!(
+            "the origin's body broke off {BROKEN_MAX} times before its end, so how long the object is cannot be known: {why}"
+        );
+        Err(failure(RelayFailureKind::Local, message))
     }
 
     /// Nobody gives orders any more, although the task was not dropped.
@@ -188,10 +218,6 @@ impl Work {
             found = patient_probe(&session, url, &check) => found.map_err(|error| of_origin(&error))?,
             _ = self.reordered(None) => return Ok(()),
         };
-        if found.length.is_none() {
-            let message = "the origin does not say the object's length; relays need it: agents read the origin themselves";
-            return Err(failure(RelayFailureKind::Refused, message.into()));
-        }
         self.tell(Note::Probed(ProbeReport {
             length: found.length,
             etag: etag_of(&found.validator),
@@ -248,7 +274,7 @@ impl Work {
         self.tools.serving.remove(order.sid);
         let obsolete = match &end {
             End::Reordered => true,
-            End::Again => !order.ranges,
+            End::Again | End::BrokeOff(_) => !order.ranges,
             End::ByTorrent => false,
             End::Failed(failure) => failure.kind == RelayFailureKind::Changed,
         };
@@ -313,6 +339,7 @@ impl Work {
                     let order = self.orders.borrow_and_update().clone();
                     match order.content.filter(|content| content.sid == sid && !order.dropped) {
                         Some(ordered) if held.needs_torrent(&ordered) => break End::ByTorrent,
+                        Some(ordered) if held.takes_over(&ordered) => break End::Again,
                         Some(ordered) => {
                             if held.ordered(&ordered, order.news) {
                                 self.tell(held.holds(false));
@@ -353,7 +380,7 @@ impl Work {
         let keeps = match &end {
             End::ByTorrent => true,
             End::Failed(failure) => failure.kind == RelayFailureKind::Local,
-            End::Reordered | End::Again => false,
+            End::Reordered | End::Again | End::BrokeOff(_) => false,
         };
         let delete = !self.process_ends() && !keeps;
         content.stop(delete).await;
@@ -386,6 +413,10 @@ impl Work {
                         sha1,
                     }));
                 }
+                None
+            }
+            ContentEvent::BodyEnded { length } => {
+                self.tell(Note::Ended(*length));
                 None
             }
             ContentEvent::Paused(error) => {
@@ -429,10 +460,10 @@ impl Work {
                 tracing::warn!(%error, gone, "the origin failed");
                 if *gone {
                     // A final content needs its origin no more; others have it.
-                    return (!held.is_final).then(|| End::Failed(of_origin(error)));
+                    return (!held.is_final).then(|| End::Failed(held.given_up_by(error)));
                 }
                 // Without a pinned version the next GET may bring another one: nothing of this one may stay.
-                (!held.ranges && !held.is_final).then_some(End::Again)
+                (!held.ranges && !held.is_final).then(|| held.read_again(error))
             }
             ContentEvent::SourceFailed { source, .. } => {
                 held.refused_by(source);

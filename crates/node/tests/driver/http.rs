@@ -450,7 +450,7 @@ async fn trackers_bring_peers_together_and_rubbish_is_reported() {
     );
     // It tells that it is complete, and says goodbye.
     until(&leech, "done", |progress| {
-        progress.have_bytes == progress.length
+        Some(progress.have_bytes) == progress.length
     })
     .await;
     let told = async {

@@ -208,6 +208,28 @@ async fn a_dropped_call_loses_no_byte() {
 }
 
 #[tokio::test]
+async fn a_reply_says_whether_its_end_can_be_told_from_a_broken_connection() {
+    for (head, marks_end) in [
+        ("HTTP/1.1 200 OK\r\nContent-Length: 5", true),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked", true),
+        ("HTTP/1.1 200 OK\r\nConnection: close", false),
+        ("HTTP/1.0 200 OK", false),
+    ] {
+        let body = if head.ends_with("chunked") {
+            "5\r\nhello\r\n0\r\n\r\n"
+        } else {
+            "hello"
+        };
+        let reply = format!("{head}\r\n\r\n{body}");
+        let server = Server::start(move |_| Reply::text(&reply).close()).await;
+        let request = ReadRequest::whole(server.url("/f"));
+        let body = origin().read(&request, &Guard::unmetered()).await.unwrap();
+        assert_eq!(body.marks_end(), marks_end, "{head}");
+        assert_eq!(collect(body).await.unwrap(), b"hello", "{head}");
+    }
+}
+
+#[tokio::test]
 async fn chunked_bodies_end_where_they_say() {
     let chunked = |body: &str| {
         format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nETag: {ETAG}\r\n\r\n{body}")

@@ -96,6 +96,11 @@ impl PieceSpace {
         self.files.get(usize::from(file))?.1
     }
 
+    /// The length of the last file in bytes, if it is known.
+    pub fn last_length(&self) -> Option<u64> {
+        self.files.last()?.1
+    }
+
     /// How many pieces the content has, once every length is known.
     pub fn piece_count(&self) -> Option<u32> {
         self.files.last()?.1?;

@@ -38,7 +38,7 @@ fn genesis(length: u64) -> Genesis {
 }
 
 fn growing(length: u64) -> Growing {
-    Growing::new(genesis(length), &key(), 5, None, Time::ZERO).unwrap()
+    Growing::new(genesis(length), None, &key(), 5, None, Time::ZERO).unwrap()
 }
 
 /// The digests of all pieces of a folder with files of these lengths, and its content.
@@ -85,7 +85,8 @@ fn folder(lengths: &[u64]) -> (Genesis, PieceTable) {
 fn a_folder_has_facts_of_each_file_and_torrents_of_all() {
     let (genesis, table) = folder(&[0, 1, 300_000, 524_288, 0, 16_385, 600_001]);
     let layout = genesis.layout().unwrap();
-    let mut growing = Growing::new(genesis.clone(), &key(), 5, Some(&table), Time::ZERO).unwrap();
+    let mut growing =
+        Growing::new(genesis.clone(), None, &key(), 5, Some(&table), Time::ZERO).unwrap();
     assert!(growing.facts.is_complete());
     // Nodes take what is signed of it.
     let mut manifest = Manifest::new(genesis.clone(), Accept::Sealed).unwrap();
@@ -338,7 +339,8 @@ fn a_new_term_goes_on_from_the_pieces_that_are_known() {
     for piece in (0..600).map(report) {
         known.insert(relay, piece.piece, (piece.node, piece.sha1));
     }
-    let mut after = Growing::new(genesis(length), &key(), 6, Some(&known), Time::ZERO).unwrap();
+    let mut after =
+        Growing::new(genesis(length), None, &key(), 6, Some(&known), Time::ZERO).unwrap();
     assert!(after.is_due(Time::ZERO));
     for signed in after.sign(Time::ZERO, 0, State::Open).unwrap() {
         node.apply(&signed).unwrap();
@@ -353,7 +355,7 @@ fn a_new_term_goes_on_from_the_pieces_that_are_known() {
 #[test]
 fn control_signs_only_what_its_key_is_good_for() {
     let other = SecretKey::from_seed(&[2; 32]);
-    assert!(Growing::new(genesis(1000), &other, 1, None, Time::ZERO).is_none());
+    assert!(Growing::new(genesis(1000), None, &other, 1, None, Time::ZERO).is_none());
     let mut growing = growing(1000);
     assert!(
         growing.note(Time::ZERO, &[report(1)]).is_err(),

@@ -66,7 +66,7 @@ impl Table {
             Self::Plain { line, length } => {
                 let held: u64 = task.agents.iter().map(|agent| agent.bytes).sum();
                 let total = *length * task.agents.len() as u64;
-                line.show(held, total.max(1), || {
+                line.show(held, Some(total.max(1)), || {
                     format!(
                         "of all agents' bytes held; the origin sent {}",
                         human::bytes(sent)

@@ -32,7 +32,7 @@ pub(super) fn json(report: &GetReport, explanation: &Explanation) -> Value {
         "verified_by": report.verified_by,
         "sources": sources.collect::<Vec<_>>(),
         "reasons": report.reasons,
-        "pieces": growth.map(|growth| growth.pieces),
+        "pieces": growth.and_then(|growth| growth.pieces),
         "reported_by": reporters,
         "audits": growth.and_then(|growth| growth.audits),
     })
@@ -60,7 +60,7 @@ pub(super) fn lines(report: &GetReport, explanation: &Explanation) -> Vec<String
     if let Some(growth) = &explanation.growth {
         lines.push(format!(
             "who reported what the {} pieces hash to:",
-            growth.pieces
+            human::count(growth.pieces)
         ));
         for relay in growth.relays.iter().filter(|relay| relay.pieces > 0) {
             lines.push(format!(
@@ -143,7 +143,7 @@ mod tests {
             growth: Some(Growth {
                 phase: Phase::Final,
                 head: Head::default(),
-                pieces: 80,
+                pieces: Some(80),
                 sealed: 80,
                 relays: vec![relay("north", 64), relay("south", 16), relay("idle", 0)],
                 audits: Some(AuditCounts {

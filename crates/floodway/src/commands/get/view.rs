@@ -266,8 +266,9 @@ fn text(name: &str, progress: &Progress) -> String {
         State::Fetching => {
             let rate = rate(progress);
             parts.push(human::rate(rate));
-            let left = progress.length.saturating_sub(progress.have_bytes);
-            if let Some(seconds) = left.checked_div(rate) {
+            let left = progress.length;
+            let left = left.map(|length| length.saturating_sub(progress.have_bytes));
+            if let Some(seconds) = left.and_then(|left| left.checked_div(rate)) {
                 parts.push(format!(
                     "ETA {}",
                     human::duration(Duration::from_secs(seconds))
