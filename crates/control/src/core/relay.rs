@@ -87,6 +87,7 @@ impl Core {
             sid,
             relay_task: task.id.clone(),
             state: ContentState::Relaying,
+            false_fact: false,
             length,
             piece_length: genesis.piece_length,
             name: genesis.name.to_string(),
@@ -133,9 +134,8 @@ impl Core {
             let reading = table.reading(*piece);
             reading.is_some_and(|(reporter, _)| reporter != node)
         });
-        for piece in again.collect::<Vec<_>>() {
-            self.confirm(sid, piece);
-        }
+        let again: Vec<_> = again.collect();
+        self.confirm(sid, &again);
         if let Some(live) = self.live.get_mut(&node) {
             live.recent
                 .insert(sid, u32::try_from(news.len()).unwrap_or(u32::MAX));
@@ -257,10 +257,10 @@ impl Core {
     /// When all digests are known, and no audit of them is open, the content gets its standard names.
     pub(super) fn finish_if_complete(&mut self, sid: Sid) {
         let table = self.model.pieces.get(&sid);
-        let Some(table) = table.filter(|table| table.is_complete()) else {
+        if !table.is_some_and(PieceTable::is_complete) {
             return;
-        };
-        self.begin_wait(sid, table.count());
+        }
+        self.begin_wait(sid);
         if self.has_open_audits(sid) || self.awaits_confirmation(sid) {
             return;
         }
@@ -424,8 +424,10 @@ impl Core {
             return;
         }
         tracing::warn!(relay_task, %sid, why, ?reason, "a content is given up");
+        let is_false = reason == EndReason::FalseFact;
         let row = ContentRow {
             state: ContentState::Superseded,
+            false_fact: is_false,
             ..row.clone()
         };
         self.wake_swarm(sid);
@@ -435,10 +437,6 @@ impl Core {
             sid,
             superseded: true,
         });
-        let is_false = reason == EndReason::FalseFact;
-        if is_false {
-            self.falsified.insert(sid);
-        }
         if is_false || task.attempt < ATTEMPTS_MAX {
             let attempt = task.attempt + u32::from(!is_false);
             self.change(Change::RelayTask(RelayTaskRow {

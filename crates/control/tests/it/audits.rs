@@ -250,7 +250,11 @@ async fn a_lying_relay_is_caught_and_what_it_said_is_revoked() {
         "a successor is looked for"
     );
 
-    // Nothing that the liar says counts any more; it is given no work.
+    // Nothing that the liar says counts any more; it is given no work. Control still knows why once it was killed again.
+    server.kill_and_restart().await;
+    for relay in &mut others {
+        relay.sync(&server).await;
+    }
     let reply = liar.probed(&server, &task, probe(7 * PIECE)).await;
     assert!(reply.relay_tasks.is_empty(), "{reply:#?}");
     let reply = liar.report(&server, &task, sid, vec![lie(3)]).await;
@@ -418,6 +422,27 @@ async fn final_waits_for_a_second_relays_sha1s_but_not_for_ever() {
         assert!(tokio::time::Instant::now() < deadline);
         two.wait(&server, 500).await;
     }
+}
+
+/// Relays do not say again what control acknowledged: what was confirmed before a kill need not be waited for after it.
+#[tokio::test]
+async fn confirmations_survive_a_kill() {
+    let mut server = Server::with(patient);
+    let (mut one, task, sid, object) = begun(&server, 8).await;
+    let mut two = auditor(&server).await;
+    let everything: Vec<u32> = (0..8).collect();
+    holds(&server, &mut two, &task, sid, Vec::new()).await;
+    one.report(&server, &task, sid, object.pieces(&everything))
+        .await;
+    for pieces in [&everything[2..5], &everything[..7]] {
+        holds(&server, &mut two, &task, sid, object.pieces(pieces)).await;
+    }
+    server.kill_and_restart().await;
+    one.sync(&server).await;
+    two.sync(&server).await;
+    assert_eq!(server.task(&task).await.state, TaskState::Relaying);
+    holds(&server, &mut two, &task, sid, object.pieces(&[7])).await;
+    assert_eq!(server.task(&task).await.state, TaskState::Final);
 }
 
 #[tokio::test]
