@@ -19,6 +19,7 @@ mod reply;
 mod sync;
 mod ticks;
 mod tracker;
+mod trust;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};

@@ -232,6 +232,8 @@ pub(crate) enum Change {
     Audit(AuditRow),
     Confirmed(ConfirmedRow),
     Distrust(DistrustRow),
+    /// An operator trusts a relay again.
+    Trust(NodeId),
     Task(TaskRow),
     TaskAgent(TaskAgentRow),
 }
@@ -337,6 +339,9 @@ impl Model {
             }
             Change::Distrust(row) => {
                 self.distrusted.insert(row.node, row);
+            }
+            Change::Trust(node) => {
+                self.distrusted.remove(&node);
             }
             Change::Task(row) => {
                 let of_relay_task = self.tasks_of_relay_task.entry(row.relay_task.clone());

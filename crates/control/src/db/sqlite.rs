@@ -355,6 +355,9 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
         .bind(&row.node.0[..])
         .bind(&row.reason)
         .bind(row.since_us),
+        Change::Trust(node) => {
+            sqlx::query("DELETE FROM distrust WHERE node = $1").bind(&node.0[..])
+        }
         Change::Task(row) => sqlx::query(
             "INSERT INTO task (id, relay_task, target, cancelled, created_us) \
              VALUES ($1, $2, $3, $4, $5) \

@@ -267,6 +267,9 @@ fn life(index: u8, order: &[u32], end: u8) -> Vec<Change> {
                 reason: "it read other bytes".into(),
                 since_us: 7,
             }));
+            if index > 0 {
+                changes.push(Change::Trust(NodeId([index; 16])));
+            }
             changes.push(Change::Content(content_row(index, ContentState::Final)));
             let before = records[3].record().head;
             changes.push(Change::DropRecords { sid, before });

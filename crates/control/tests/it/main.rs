@@ -13,3 +13,4 @@ mod names;
 mod parking;
 mod relays;
 mod tracker;
+mod trust;
