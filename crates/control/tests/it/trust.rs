@@ -1,6 +1,7 @@
 //! A relay that an audit found wrong is trusted again by an operator.
 
 use floodway_api::rest::{NodeList, NodeView, Role, TaskState};
+use floodway_api::sync::RelayOrder;
 use floodway_proto::Sid;
 use serde_json::json;
 
@@ -112,4 +113,28 @@ async fn only_operators_trust_and_only_who_is_known_by_one_name() {
     assert_eq!(scene.trust("branch").await.name, "branch");
     scene.trust(&id.to_string()).await;
     assert!(distrusted(server).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_task_fails_at_once_when_nobody_is_there_who_is_trusted() {
+    let mut scene = Scene::new().await;
+    for relay in [&mut scene.one, &mut scene.third] {
+        relay.state.leaving = true;
+        relay.sync(&scene.server).await;
+    }
+    let (server, accuser) = (&scene.server, &mut scene.accuser);
+    let task = server.publish("other.img", None).await;
+    assert_eq!(task.state, TaskState::Failed, "{task:#?}");
+    let reason = task.reason.unwrap();
+    assert!(reason.contains("is not trusted any more"), "{reason}");
+    assert!(accuser.sync(server).await.relay_tasks.is_empty());
+
+    let path = format!("/api/v1/nodes/{}/trust", accuser.id);
+    let trusted = server.post(&path, &server.admin(), &json!({})).await;
+    assert_eq!(trusted.status, 200);
+    let task = server.publish("other.img", None).await;
+    assert_ne!(task.state, TaskState::Failed, "{task:#?}");
+    let orders = accuser.sync(server).await.relay_tasks;
+    let given = |order: &RelayOrder| order.relay_task == task.relay_task;
+    assert!(orders.iter().any(given), "{orders:#?}");
 }
