@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod active;
+mod adopt;
 mod error;
 mod files;
 mod hashing;
@@ -25,5 +26,5 @@ mod verifier;
 mod writer;
 
 pub use error::{OpenError, ReadError, StoreError};
-pub use spec::{Event, FileStamp, Hashes, Nodes, Note, Opened, Spec, Verdict};
+pub use spec::{Event, FileStamp, Hashes, Nodes, Note, Opened, Predecessor, Spec, Verdict};
 pub use store::Store;

@@ -8,6 +8,7 @@ use std::path::Path;
 use floodway_proto::digest::PieceDigest;
 use floodway_proto::{Bitfield, BlockId, Layout, PieceIndex};
 
+use crate::adopt;
 use crate::error::{OpenError, StoreError};
 use crate::files::{FileMap, Missing};
 use crate::hashing::{agrees, digest_pieces};
@@ -228,7 +229,9 @@ fn resume(
 ) -> Result<Found, OpenError> {
     let data_length = length_of(&paths.data)?;
     remove(&paths.old)?;
-    let is_same = is_same(recorded, spec, length);
+    let adopted = adopt::of_predecessor(spec, recorded).filter(|_| paths.data.is_file());
+    let is_same = adopted.is_some() || is_same(recorded, spec, length);
+    let recorded = adopted.as_ref().unwrap_or(recorded);
     let mut note = match (&recorded.header, data_length) {
         (Some(_), _) if !is_same => Some(Note::OtherContent),
         (Some(_), None) if !recorded.pieces.is_empty() => Some(Note::NoRecord),
@@ -243,7 +246,8 @@ fn resume(
         FileMap::create_folder(&paths.data, &paths.target, files)?
     } else {
         let (files, before) = FileMap::create(&paths.data, &paths.target, length)?;
-        (files, before == length)
+        let expected = recorded.header.map(|header| header.length);
+        (files, Some(before) == expected)
     };
     let header = header_of(spec, length);
     let mut kept = Recorded {
