@@ -1,10 +1,35 @@
 //! Pieces of one content that another takes over, because the other version of the object has them at the same place.
 
+use std::path::Path;
+
 use floodway_proto::{Layout, PieceIndex};
 
+use crate::error::OpenError;
 use crate::hashing::agrees;
-use crate::journal::{Held, Recorded};
+use crate::journal::{Held, Journal, Recorded};
+use crate::open::remove;
 use crate::spec::{Hashes, Predecessor, Spec};
+use crate::writer::Paths;
+
+/// Removes unfinished data for this final path if it is of the content `identity`; anything else stays.
+///
+/// # Errors
+/// When the path cannot be one, another process is using the data, or it cannot be removed.
+pub fn discard_unfinished(target: &Path, identity: [u8; 32]) -> Result<(), OpenError> {
+    let paths = Paths::new(target, false)?;
+    if !paths.journal.exists() {
+        return Ok(());
+    }
+    let (journal, recorded) = Journal::lock(paths.journal.clone(), &paths.target)?;
+    if recorded
+        .header
+        .is_none_or(|header| header.identity != identity)
+    {
+        return Ok(());
+    }
+    remove(&paths.data)?;
+    Ok(journal.remove()?)
+}
 
 /// What the journal of the predecessor says of pieces that lie at the same place in this content and are as long. `None`: it
 /// is the journal of some other content, or one that is divided otherwise.

@@ -25,6 +25,7 @@ mod store;
 mod verifier;
 mod writer;
 
+pub use adopt::discard_unfinished;
 pub use error::{OpenError, ReadError, StoreError};
 pub use spec::{Event, FileStamp, Hashes, Nodes, Note, Opened, Predecessor, Spec, Verdict};
 pub use store::Store;

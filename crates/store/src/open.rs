@@ -25,7 +25,7 @@ pub(crate) struct Found {
 }
 
 impl Paths {
-    fn new(target: &Path, overwrite: bool) -> Result<Self, OpenError> {
+    pub(crate) fn new(target: &Path, overwrite: bool) -> Result<Self, OpenError> {
         let not_a_name = || OpenError::NotAFileName(target.to_owned());
         let name = target.file_name().ok_or_else(not_a_name)?;
         let folder = folder_of(target);

@@ -57,7 +57,10 @@ pub(super) async fn fetch(job: &mut Job) -> Result<Fetched, GetError> {
         (Access::Ranges, Some(length)) => {
             by_ranges(job, &url, &found, path, length, verified_by).await
         }
-        _ => one_get::fetch(job, &url, &found, path, verified_by).await,
+        _ => {
+            job.leave(None).await;
+            one_get::fetch(job, &url, &found, path, verified_by).await
+        }
     }
 }
 
@@ -91,6 +94,7 @@ async fn by_ranges(
         })?;
     let fixed = vec![source(url, probe, job.rules.check.as_ref())];
     let version = probe.validator.to_string();
+    let adopts = job.adopts(&path, Some((&probe.validator, length)));
     let spec = ContentSpec {
         names: Vec::new(),
         info: None,
@@ -103,6 +107,7 @@ async fn by_ranges(
             version.as_bytes(),
             &length.to_be_bytes(),
         ]),
+        adopts,
         target: Target::File {
             path,
             overwrite: job.rules.overwrite,
