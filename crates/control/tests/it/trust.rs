@@ -1,8 +1,12 @@
 //! A relay that an audit found wrong is trusted again by an operator.
 
+use std::time::Duration;
+
 use floodway_api::rest::{NodeList, NodeView, Role, TaskState};
 use floodway_api::sync::RelayOrder;
+use floodway_control::Settings;
 use floodway_proto::Sid;
+use floodway_proto::units::Span;
 use serde_json::json;
 
 use crate::audits::{all, asked, audited, auditor, begun, distrusted, finish};
@@ -21,7 +25,11 @@ struct Scene {
 
 impl Scene {
     async fn new() -> Self {
-        let server = Server::with(all);
+        Self::with(all).await
+    }
+
+    async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let server = Server::with(change);
         let (mut one, task, sid, object) = begun(&server, 8).await;
         let mut accuser = auditor(&server).await;
         one.report(&server, &task, sid, object.pieces(&[0])).await;
@@ -117,17 +125,33 @@ async fn only_operators_trust_and_only_who_is_known_by_one_name() {
 
 #[tokio::test]
 async fn a_task_fails_at_once_when_nobody_is_there_who_is_trusted() {
-    let mut scene = Scene::new().await;
+    let mut scene = Scene::with(|settings| {
+        // So that those who leave are not awaited for long.
+        settings.advanced.node_timeout = Span(Duration::from_secs(2));
+        all(settings);
+    })
+    .await;
     for relay in [&mut scene.one, &mut scene.third] {
         relay.state.leaving = true;
         relay.sync(&scene.server).await;
     }
     let (server, accuser) = (&scene.server, &mut scene.accuser);
     let task = server.publish("other.img", None).await;
-    assert_eq!(task.state, TaskState::Failed, "{task:#?}");
-    let reason = task.reason.unwrap();
+    assert_eq!(task.state, TaskState::Pending, "they may come back");
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(40);
+    let failed = loop {
+        let task = server.task(&task.relay_task).await;
+        if task.state == TaskState::Failed {
+            break task;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{task:#?}");
+        accuser.wait(server, 200).await;
+    };
+    let reason = failed.reason.unwrap();
     assert!(reason.contains("is not trusted any more"), "{reason}");
     assert!(accuser.sync(server).await.relay_tasks.is_empty());
+    let task = server.publish("other.img", None).await;
+    assert_eq!(task.state, TaskState::Failed, "at once: {task:#?}");
 
     let path = format!("/api/v1/nodes/{}/trust", accuser.id);
     let trusted = server.post(&path, &server.admin(), &json!({})).await;
