@@ -45,8 +45,8 @@ pub(crate) fn of_predecessor(spec: &Spec, recorded: &Recorded) -> Option<Recorde
     }
     let before = Layout::new(Some(header.length), header.piece_length).ok()?;
     let is_alike = |piece: PieceIndex| {
-        let both = layout.piece(piece.0).and(before.piece(piece.0));
-        both.is_some() && layout.piece_size(piece) == before.piece_size(piece)
+        let is_in_both = layout.piece(piece.0).is_some() && before.piece(piece.0).is_some();
+        is_in_both && layout.piece_size(piece) == before.piece_size(piece)
     };
     let pieces = recorded
         .pieces

@@ -63,7 +63,7 @@ impl Job {
     /// What the content that is about to be opened at `path` takes over. Of a download from the origin (`origin`: validator and
     /// length of its object) nobody will say what its pieces hash to: it takes only what was verified, and only of the same version.
     pub(super) fn adopts(
-        &mut self,
+        &self,
         path: &Path,
         origin: Option<(&Validator, u64)>,
     ) -> Option<Predecessor> {

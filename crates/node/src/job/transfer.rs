@@ -162,7 +162,7 @@ pub(super) async fn run(
     // Whoever wants a digest of the whole must read the file.
     let data = job.link.as_ref().and_then(|link| link.data.clone());
     let known = data.as_deref().filter(|_| !spec.linear_digest);
-    let content = open(job, known, spec).await?;
+    let content = Box::pin(open(job, known, spec)).await?;
     job.board.state(AgentState::Downloading, None);
     if let Some(name) = sid
         .filter(|_| p2p && !is_growing)
