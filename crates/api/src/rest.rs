@@ -250,6 +250,9 @@ pub struct NodeView {
     /// Relays: why nothing that it reports counts any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distrusted: Option<String>,
+    /// Since when, in microseconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distrusted_us: Option<i64>,
 }
 
 /// All nodes.

@@ -48,7 +48,7 @@ enum Command {
     /// List, show and cancel tasks
     #[command(subcommand)]
     Task(task::TaskCommand),
-    /// List nodes, make and revoke join tokens
+    /// List nodes, trust a relay again, make and revoke join tokens
     #[command(subcommand)]
     Node(node::NodeCommand),
     /// Make and read torrent files

@@ -57,6 +57,7 @@ fn help_of_every_command() {
     snapshot!("help-task", ["task", "--help"]);
     snapshot!("help-node", ["node", "--help"]);
     snapshot!("help-node-token", ["node", "token", "--help"]);
+    snapshot!("help-node-trust", ["node", "trust", "--help"]);
     snapshot!("help-demo", ["demo", "--help"]);
     snapshot!("version", ["--version"]);
 }

@@ -73,7 +73,7 @@ fn a_relay_that_would_feed_from_itself_ends_and_says_so() {
     let token = fleet.join_token();
     let (program, _) = fleet.node_program("relay", &token);
     let args = ["--name", "one", "--feeds-from", "one"];
-    let ended = program.args(args).start().finish().expect_code(1);
+    let ended = program.args(args).start().finish().expect_code(2);
     let said = ended.stderr;
     assert!(said.contains("would feed from itself"), "{said}");
     assert!(

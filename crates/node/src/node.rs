@@ -90,11 +90,13 @@ pub enum RoleError {
 }
 
 impl RoleError {
-    /// The exit code of `contracts.md`: 1 failed, 2 usage, 5 refused.
+    /// The exit code of `contracts.md`: 1 failed, 2 usage or settings, 5 refused.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Control(ClientError::Address { .. } | ClientError::Token) | Self::NoToken => 2,
             Self::Control(error) if error.is_token_refused() => 5,
+            // A setting that control cannot use, such as a circle of `feeds_from`.
+            Self::Control(error) if error.names_a_field() => 2,
             Self::State(_) | Self::Session(_) | Self::Http { .. } | Self::Control(_) => 1,
         }
     }

@@ -94,6 +94,7 @@ fn content_spec(spec: &SeedSpec, torrent: &Metainfo) -> Result<ContentSpec, GetE
         layout: info.layout().map_err(MetainfoError::PieceLength)?,
         hashes: Hashes::V1(info.pieces.clone()),
         identity: [0; 32],
+        adopts: None,
         target: Target::Seed { path, known: None },
         prefer: Prefer::Peers,
         order: Order::RarestFirst,

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod active;
+mod adopt;
 mod error;
 mod files;
 mod hashing;
@@ -24,6 +25,7 @@ mod store;
 mod verifier;
 mod writer;
 
+pub use adopt::discard_unfinished;
 pub use error::{OpenError, ReadError, StoreError};
-pub use spec::{Event, FileStamp, Hashes, Nodes, Note, Opened, Spec, Verdict};
+pub use spec::{Event, FileStamp, Hashes, Nodes, Note, Opened, Predecessor, Spec, Verdict};
 pub use store::Store;

@@ -8,6 +8,7 @@ use std::path::Path;
 use floodway_proto::digest::PieceDigest;
 use floodway_proto::{Bitfield, BlockId, Layout, PieceIndex};
 
+use crate::adopt;
 use crate::error::{OpenError, StoreError};
 use crate::files::{FileMap, Missing};
 use crate::hashing::{agrees, digest_pieces};
@@ -24,7 +25,7 @@ pub(crate) struct Found {
 }
 
 impl Paths {
-    fn new(target: &Path, overwrite: bool) -> Result<Self, OpenError> {
+    pub(crate) fn new(target: &Path, overwrite: bool) -> Result<Self, OpenError> {
         let not_a_name = || OpenError::NotAFileName(target.to_owned());
         let name = target.file_name().ok_or_else(not_a_name)?;
         let folder = folder_of(target);
@@ -236,7 +237,9 @@ fn resume(
 ) -> Result<Found, OpenError> {
     let data_length = length_of(&paths.data)?;
     remove(&paths.old)?;
-    let is_same = is_same(recorded, spec, length);
+    let adopted = adopt::of_predecessor(spec, recorded).filter(|_| paths.data.is_file());
+    let is_same = adopted.is_some() || is_same(recorded, spec, length);
+    let recorded = adopted.as_ref().unwrap_or(recorded);
     let mut note = match (&recorded.header, data_length) {
         (Some(_), _) if !is_same => Some(Note::OtherContent),
         (Some(_), None) if !recorded.pieces.is_empty() => Some(Note::NoRecord),
@@ -252,11 +255,10 @@ fn resume(
     } else {
         let most = length.unwrap_or_else(|| end_of(&spec.layout));
         let (files, before) = FileMap::create(&paths.data, &paths.target, length, most)?;
-        // A file whose length was not known is as long as what was written of it.
-        let was_known = recorded.header.is_none_or(|old| old.length != UNKNOWN);
-        let is_intact = match length.filter(|_| was_known) {
-            Some(length) => before == length,
-            None => before >= written_to(&spec.layout, recorded),
+        let is_intact = match recorded.header.map(|old| old.length) {
+            // A file whose length was not known is as long as what was written of it.
+            Some(UNKNOWN) => before >= written_to(&spec.layout, recorded),
+            expected => Some(before) == expected,
         };
         (files, is_intact)
     };

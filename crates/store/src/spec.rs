@@ -21,12 +21,15 @@ pub struct Spec {
     pub target: PathBuf,
     /// Pieces and blocks; the length must be known, but with [`Hashes::Facts`], where [`crate::Store::end`] may tell it later.
     pub layout: Layout,
-    /// What content this is. Unfinished data of another identity is discarded, and reported as [`Note::OtherContent`].
+    /// What content this is. Unfinished data of another identity is discarded, and reported as [`Note::OtherContent`], but for
+    /// what is [adopted](Self::adopts).
     pub identity: [u8; 32],
     /// How pieces are verified.
     pub hashes: Hashes,
     /// Also compute the SHA-256 of the whole file, on a thread of its own.
     pub linear_digest: bool,
+    /// Of this content, unfinished data that has the target's name is kept as far as it may be the same.
+    pub adopts: Option<Predecessor>,
     /// Replace a different file, or a whole folder, that has the target's name.
     pub overwrite: bool,
     /// Bytes of received blocks kept in memory. Beyond half of it blocks of incomplete pieces are written early;
@@ -37,6 +40,16 @@ pub struct Spec {
 impl Spec {
     /// A good `buffer_limit` for most: 16 MiB.
     pub const BUFFER_LIMIT: ByteCount = ByteCount::mib(16);
+}
+
+/// A content, of unfinished data of which pieces are kept that lie at the same place and are as long. Not for folders.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Predecessor {
+    /// What content it is.
+    pub identity: [u8; 32],
+    /// Only pieces that hash to these are kept. `None`: all are, until the content's own hashes are known: with
+    /// [`Hashes::Unknown`] that is never, so it must not be `None` then.
+    pub only: Option<Nodes>,
 }
 
 /// How pieces are verified.

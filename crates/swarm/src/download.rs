@@ -582,7 +582,12 @@ impl Swarm {
 
     pub(crate) fn piece_lost(&mut self, piece: PieceIndex) {
         if self.have.clear(piece.0) {
-            self.have_bytes -= u64::from(self.layout.piece_size(piece));
+            let bytes = u64::from(self.layout.piece_size(piece));
+            self.have_bytes -= bytes;
+            // It will count where it comes from now.
+            if self.resumed.clear(piece.0) {
+                self.counters.resumed -= bytes;
+            }
             self.reconsider(piece.0);
             self.recount_interest();
         }

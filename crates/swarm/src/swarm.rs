@@ -40,6 +40,8 @@ pub struct Swarm {
     pub(crate) started: Option<Time>,
 
     pub(crate) have: Bitfield,
+    /// Of these, what was held from the start.
+    pub(crate) resumed: Bitfield,
     pub(crate) have_bytes: u64,
     pub(crate) verifiable: Bitfield,
     pub(crate) leased: Bitfield,
@@ -165,6 +167,7 @@ impl Swarm {
             now: Time::ZERO,
             started: None,
             have_bytes,
+            resumed: start.have.clone(),
             have: start.have,
             verifiable: if start.verifiable {
                 Bitfield::full(pieces)

@@ -61,6 +61,17 @@ impl Fleet {
         Self::start_as(&["control"], exe, dir, allow)
     }
 
+    /// The same with more arguments of `control`.
+    #[track_caller]
+    pub fn start_with<S: AsRef<str>>(
+        more: &[&str],
+        exe: impl Into<PathBuf>,
+        dir: impl AsRef<Path>,
+        allow: impl IntoIterator<Item = S>,
+    ) -> Self {
+        Self::start_as(&[&["control"], more].concat(), exe, dir, allow)
+    }
+
     /// The same by `serve`: the control server has a relay in it.
     #[track_caller]
     pub fn serve<S: AsRef<str>>(
@@ -177,7 +188,22 @@ impl Fleet {
     /// Starts a node with more arguments and waits until it is ready.
     #[track_caller]
     pub fn node(&mut self, role: &str, token: &str, more: &[&str]) -> Node {
-        let (program, data) = self.node_program(role, token);
+        self.node_in(role, token, more, &[])
+    }
+
+    /// The same with variables of its environment.
+    #[track_caller]
+    pub fn node_in(
+        &mut self,
+        role: &str,
+        token: &str,
+        more: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Node {
+        let (mut program, data) = self.node_program(role, token);
+        for (name, value) in variables {
+            program = program.env(name, value);
+        }
         let mut process = program.args(more).start();
         let ready = process.ready();
         Node {

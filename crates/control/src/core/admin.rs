@@ -133,6 +133,8 @@ impl Core {
             ended_us: 0,
         }));
         self.wake_relays();
+        // Nobody may be there but relays that are not trusted any more.
+        self.judge_open_tasks();
         id
     }
 

@@ -159,7 +159,7 @@ impl Core {
             };
             if reported == (found.node, found.sha1) {
                 self.audited(sid, found.piece, node, Outcome::Equal, None);
-                self.confirm(sid, found.piece);
+                self.confirm(sid, &[found.piece]);
             } else {
                 self.audited(sid, found.piece, node, Outcome::Different, Some(found));
             }

@@ -6,33 +6,20 @@
 use std::time::Duration;
 
 use floodway_api::sync::{PIECES_PER_SYNC, RelayReport};
-use floodway_proto::{Bitfield, NodeId, Sid, Time};
+use floodway_proto::{NodeId, Sid, Time};
 
 use super::Core;
 use super::audit::DISPUTES_MAX;
+use crate::db::{Change, ConfirmedRow};
 use crate::tasks::audit::Outcome;
-use crate::tasks::pieces::PieceTable;
 
 /// However well confirmations come, the rest of a complete content is waited for at most so many times the setting
 /// `confirm_wait`.
 const WAITS_MAX: u32 = 2;
 
-#[derive(Debug)]
-pub(super) struct Confirmed {
-    pieces: Bitfield,
-    wait: Option<Wait>,
-}
-
-impl Confirmed {
-    fn new(count: u32) -> Self {
-        let pieces = Bitfield::new(count);
-        Self { pieces, wait: None }
-    }
-}
-
 /// How long a complete content waits.
 #[derive(Clone, Copy, Debug)]
-struct Wait {
+pub(super) struct Wait {
     /// Unless a relay confirms something before.
     until: Time,
     /// In any case.
@@ -63,7 +50,7 @@ impl Core {
         if !self.audits(node) {
             return;
         }
-        let mut impossible = Vec::new();
+        let (mut equal, mut impossible) = (Vec::new(), Vec::new());
         for found in report.held.iter().take(PIECES_PER_SYNC) {
             let table = self.model.pieces.get(&sid);
             let Some((reporter, reported)) = table.and_then(|table| table.reading(found.piece))
@@ -74,29 +61,39 @@ impl Core {
                 continue;
             }
             if reported == (found.node, found.sha1) {
-                self.confirm(sid, found.piece);
+                equal.push(found.piece);
             } else if reported.0 == found.node {
                 self.differs(sid, node, found);
             } else {
                 impossible.push(*found);
             }
         }
+        self.confirm(sid, &equal);
         let message = "a piece that others gave is held only when it has the signed SHA-256, and this is another";
         self.refuse(node, report.sid, "not_signed", message, &impossible);
         self.finish_if_complete(sid);
     }
 
-    /// A second relay has the same SHA-1.
-    pub(super) fn confirm(&mut self, sid: Sid, piece: u32) {
-        let Some(count) = self.model.pieces.get(&sid).map(PieceTable::count) else {
+    /// A second relay has the same SHA-1 of these pieces.
+    pub(super) fn confirm(&mut self, sid: Sid, pieces: &[u32]) {
+        let confirmed = self.model.confirmed.get(&sid);
+        let is_new = |piece: &u32| confirmed.is_none_or(|confirmed| !confirmed.contains(piece));
+        let mut news: Vec<u32> = pieces.iter().copied().filter(is_new).collect();
+        news.sort_unstable();
+        news.dedup();
+        if news.is_empty() || !self.model.pieces.contains_key(&sid) {
             return;
-        };
+        }
+        for run in news.chunk_by(|a, b| a.checked_add(1) == Some(*b)) {
+            self.change(Change::Confirmed(ConfirmedRow {
+                sid,
+                first: run[0],
+                count: u32::try_from(run.len()).unwrap_or(u32::MAX),
+            }));
+        }
         let (now, patience) = (self.now.time, self.advanced().confirm_wait.0);
-        let confirmed = self.confirmed.entry(sid);
-        let confirmed = confirmed.or_insert_with(|| Confirmed::new(count));
-        if !confirmed.pieces.get(piece) {
-            confirmed.pieces.set(piece);
-            confirmed.wait = confirmed.wait.map(|wait| wait.extended(now, patience));
+        if let Some(wait) = self.confirm_waits.get_mut(&sid) {
+            *wait = wait.extended(now, patience);
         }
     }
 
@@ -114,11 +111,9 @@ impl Core {
     }
 
     /// A content became complete: from now on it waits, whatever else it waits for.
-    pub(super) fn begin_wait(&mut self, sid: Sid, count: u32) {
+    pub(super) fn begin_wait(&mut self, sid: Sid) {
         let wait = Wait::new(self.now.time, self.advanced().confirm_wait.0);
-        let confirmed = self.confirmed.entry(sid);
-        let confirmed = confirmed.or_insert_with(|| Confirmed::new(count));
-        confirmed.wait.get_or_insert(wait);
+        self.confirm_waits.entry(sid).or_insert(wait);
     }
 
     /// True while a complete content waits for a relay that can still confirm some SHA-1s.
@@ -126,10 +121,7 @@ impl Core {
         if self.config.settings.audit_share <= 0.0 || !self.is_unconfirmed(sid) {
             return false;
         }
-        let wait = self
-            .confirmed
-            .get(&sid)
-            .and_then(|confirmed| confirmed.wait);
+        let wait = self.confirm_waits.get(&sid);
         let waits = wait.is_some_and(|wait| self.now.time < wait.until);
         if !waits {
             tracing::warn!(%sid, "not waited any longer for a second relay's word for every SHA-1");
@@ -142,13 +134,13 @@ impl Core {
         let Some(table) = self.model.pieces.get(&sid) else {
             return false;
         };
-        let confirmed = self.confirmed.get(&sid).map(|confirmed| &confirmed.pieces);
+        let confirmed = self.model.confirmed.get(&sid);
         let witnesses: Vec<NodeId> = self
             .live_relays()
             .filter(|node| self.can_confirm(*node, sid))
             .collect();
         (0..table.count()).any(|piece| {
-            let unconfirmed = confirmed.is_none_or(|pieces| !pieces.get(piece));
+            let unconfirmed = confirmed.is_none_or(|pieces| !pieces.contains(&piece));
             let reporter = table.reading(piece).map(|(reporter, _)| reporter);
             unconfirmed && witnesses.iter().any(|node| Some(*node) != reporter)
         })
@@ -168,31 +160,22 @@ impl Core {
         works && takes_part
     }
 
-    /// After a start nothing is known of what was confirmed, and relays do not say it again: complete contents wait once more.
+    /// After a start contents that are complete wait once more for what is not confirmed yet: relays come back one by one.
     pub(super) fn resume_confirmations(&mut self) {
         let wait = Wait::new(self.now.time, self.advanced().confirm_wait.0);
         let tables = self.model.pieces.iter();
         let complete = tables.filter(|(_, table)| table.is_complete());
-        self.confirmed = complete
-            .map(|(sid, table)| {
-                let pieces = Bitfield::new(table.count());
-                let wait = Some(wait);
-                (*sid, Confirmed { pieces, wait })
-            })
-            .collect();
+        self.confirm_waits = complete.map(|(sid, _)| (*sid, wait)).collect();
     }
 
     /// Contents that waited long enough become final.
     pub(super) fn end_confirmations(&mut self) {
         let now = self.now.time;
         let pieces = &self.model.pieces;
-        self.confirmed.retain(|sid, _| pieces.contains_key(sid));
+        self.confirm_waits.retain(|sid, _| pieces.contains_key(sid));
         self.unaudited.retain(|sid, _| pieces.contains_key(sid));
-        let is_over = |confirmed: &Confirmed| confirmed.wait.is_some_and(|wait| wait.until <= now);
-        let late = self
-            .confirmed
-            .iter()
-            .filter(|(_, confirmed)| is_over(confirmed));
+        let late = self.confirm_waits.iter();
+        let late = late.filter(|(_, wait)| wait.until <= now);
         for sid in late.map(|(sid, _)| *sid).collect::<Vec<_>>() {
             self.finish_if_complete(sid);
         }

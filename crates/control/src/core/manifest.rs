@@ -203,7 +203,8 @@ impl Core {
     /// Contents of this relay task that were given up now have a successor.
     pub(super) fn supersede(&mut self, relay_task: &str, successor: Sid) {
         for sid in self.given_up(relay_task) {
-            let reason = if self.falsified.remove(&sid) {
+            let row = self.model.contents.get(&sid);
+            let reason = if row.is_some_and(|row| row.false_fact) {
                 EndReason::FalseFact
             } else {
                 EndReason::OriginChanged

@@ -20,6 +20,7 @@ mod reply;
 mod sync;
 mod ticks;
 mod tracker;
+mod trust;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -36,7 +37,7 @@ use floodway_proto::record::SecretKey;
 use floodway_proto::{NodeId, Sid, Time};
 use tokio::sync::oneshot;
 
-use self::confirm::Confirmed;
+use self::confirm::Wait;
 use crate::db::{Change, LeaseRow, Model};
 use crate::error::ApiError;
 use crate::settings::{Advanced, Settings};
@@ -117,10 +118,8 @@ pub(crate) struct Core {
     unaudited: BTreeMap<Sid, Vec<u32>>,
     /// How long an open audit is waited for.
     audits_end: BTreeMap<(Sid, u32, NodeId), Time>,
-    /// Pieces whose SHA-1 a second relay computed too, and until when the others of a complete content are waited for.
-    confirmed: BTreeMap<Sid, Confirmed>,
-    /// Contents that were given up because of a relay that proved wrong, until their successor is known.
-    falsified: BTreeSet<Sid>,
+    /// How long complete contents wait for a second relay's word for every SHA-1.
+    confirm_waits: BTreeMap<Sid, Wait>,
     last_lease: u64,
     parked: HashMap<NodeId, Parked>,
     /// Moments at which a parked sync is due.
@@ -151,8 +150,7 @@ impl Core {
             held: HashMap::new(),
             unaudited: BTreeMap::new(),
             audits_end: BTreeMap::new(),
-            confirmed: BTreeMap::new(),
-            falsified: BTreeSet::new(),
+            confirm_waits: BTreeMap::new(),
             last_lease: 0,
             parked: HashMap::new(),
             due: BTreeSet::new(),

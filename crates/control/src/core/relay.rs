@@ -91,6 +91,7 @@ impl Core {
             sid,
             relay_task: task.id.clone(),
             state: ContentState::Relaying,
+            false_fact: false,
             length,
             piece_length: genesis.piece_length,
             name: genesis.name.to_string(),
@@ -137,9 +138,8 @@ impl Core {
             let reading = table.reading(*piece);
             reading.is_some_and(|(reporter, _)| reporter != node)
         });
-        for piece in again.collect::<Vec<_>>() {
-            self.confirm(sid, piece);
-        }
+        let again: Vec<_> = again.collect();
+        self.confirm(sid, &again);
         if let Some(live) = self.live.get_mut(&node) {
             live.recent
                 .insert(sid, u32::try_from(news.len()).unwrap_or(u32::MAX));
@@ -263,10 +263,10 @@ impl Core {
         let row = self.model.contents.get(&sid);
         let is_ended = row.is_some_and(|row| row.length.is_some());
         let table = self.model.pieces.get(&sid).filter(|_| is_ended);
-        let Some(table) = table.filter(|table| table.is_complete()) else {
+        if !table.is_some_and(PieceTable::is_complete) {
             return;
-        };
-        self.begin_wait(sid, table.count());
+        }
+        self.begin_wait(sid);
         if self.has_open_audits(sid) || self.awaits_confirmation(sid) {
             return;
         }
@@ -430,8 +430,10 @@ impl Core {
             return;
         }
         tracing::warn!(relay_task, %sid, why, ?reason, "a content is given up");
+        let is_false = reason == EndReason::FalseFact;
         let row = ContentRow {
             state: ContentState::Superseded,
+            false_fact: is_false,
             ..row.clone()
         };
         self.wake_swarm(sid);
@@ -441,10 +443,6 @@ impl Core {
             sid,
             superseded: true,
         });
-        let is_false = reason == EndReason::FalseFact;
-        if is_false {
-            self.falsified.insert(sid);
-        }
         if is_false || task.attempt < ATTEMPTS_MAX {
             let attempt = task.attempt + u32::from(!is_false);
             self.change(Change::RelayTask(RelayTaskRow {

@@ -118,6 +118,7 @@ impl Core {
             self.judge_open_tasks();
         }
         if leaving {
+            self.await_return(node);
             self.gone(node);
             self.replies.push((slot, self.farewell()));
             if row.short_lived {

@@ -7,7 +7,9 @@ use floodway_api::sync::AgentState;
 
 use super::Core;
 use super::admin::no_task;
-use crate::db::{ContentRow, ContentState, RelayState, RelayTaskRow, TaskAgentRow, TaskRow};
+use crate::db::{
+    ContentRow, ContentState, NodeRow, RelayState, RelayTaskRow, TaskAgentRow, TaskRow,
+};
 use crate::error::ApiError;
 
 /// Numbers for `/metrics`.
@@ -189,27 +191,28 @@ impl Core {
     /// All nodes.
     pub(crate) fn node_list(&self) -> Vec<NodeView> {
         let nodes = self.model.nodes.values();
-        nodes
-            .map(|row| {
-                let live = self.live.get(&row.id);
-                NodeView {
-                    node: row.id,
-                    name: row.name.clone(),
-                    role: row.role,
-                    labels: row.labels.clone(),
-                    live: live.is_some(),
-                    peer: live.and_then(|live| live.peer).map(|peer| peer.to_string()),
-                    http: live.and_then(|live| live.http.clone()),
-                    seen_us: if live.is_some() {
-                        self.now.us
-                    } else {
-                        row.seen_us
-                    },
-                    distrusted: (self.model.distrusted.get(&row.id))
-                        .map(|distrust| distrust.reason.clone()),
-                }
-            })
-            .collect()
+        nodes.map(|row| self.node_view(row)).collect()
+    }
+
+    pub(super) fn node_view(&self, row: &NodeRow) -> NodeView {
+        let live = self.live.get(&row.id);
+        let distrust = self.model.distrusted.get(&row.id);
+        NodeView {
+            node: row.id,
+            name: row.name.clone(),
+            role: row.role,
+            labels: row.labels.clone(),
+            live: live.is_some(),
+            peer: live.and_then(|live| live.peer).map(|peer| peer.to_string()),
+            http: live.and_then(|live| live.http.clone()),
+            seen_us: if live.is_some() {
+                self.now.us
+            } else {
+                row.seen_us
+            },
+            distrusted: distrust.map(|distrust| distrust.reason.clone()),
+            distrusted_us: distrust.map(|distrust| distrust.since_us),
+        }
     }
 
     /// Numbers for `/metrics`.

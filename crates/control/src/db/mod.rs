@@ -12,8 +12,8 @@ use std::ops::Range;
 use floodway_proto::{Sha1, Sha256, Sid};
 
 pub(crate) use model::{
-    AuditRow, Change, ContentRow, ContentState, DistrustRow, FactRow, JoinTokenRow, LeaseRow,
-    Model, NodeRow, RelayFailureRow, RelayState, RelayTaskRow, TaskAgentRow, TaskRow,
+    AuditRow, Change, ConfirmedRow, ContentRow, ContentState, DistrustRow, FactRow, JoinTokenRow,
+    LeaseRow, Model, NodeRow, RelayFailureRow, RelayState, RelayTaskRow, TaskAgentRow, TaskRow,
 };
 pub(crate) use sqlite::Sqlite;
 

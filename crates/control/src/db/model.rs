@@ -100,6 +100,8 @@ pub(crate) struct ContentRow {
     pub(crate) sid: Sid,
     pub(crate) relay_task: String,
     pub(crate) state: ContentState,
+    /// When superseded: a relay had reported false pieces of it, rather than that the object changed.
+    pub(crate) false_fact: bool,
     /// `None` as long as the origin has not told.
     pub(crate) length: Option<u64>,
     pub(crate) piece_length: u32,
@@ -162,6 +164,14 @@ pub(crate) struct AuditRow {
     pub(crate) digests: Option<Digests>,
 }
 
+/// A run of pieces whose SHA-1 a relay other than their reporter computed too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ConfirmedRow {
+    pub(crate) sid: Sid,
+    pub(crate) first: u32,
+    pub(crate) count: u32,
+}
+
 /// A relay that proved wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DistrustRow {
@@ -201,7 +211,7 @@ pub(crate) enum Change {
     RelayTask(RelayTaskRow),
     RelayFailure(RelayFailureRow),
     Content(ContentRow),
-    /// Nobody relays the content any more: its leases (always) and facts (when superseded) are of no use.
+    /// Nobody relays the content any more: its leases and confirmations (always) and facts (when superseded) are of no use.
     EndRelaying {
         sid: Sid,
         superseded: bool,
@@ -221,7 +231,10 @@ pub(crate) enum Change {
     },
     Lease(LeaseRow),
     Audit(AuditRow),
+    Confirmed(ConfirmedRow),
     Distrust(DistrustRow),
+    /// An operator trusts a relay again.
+    Trust(NodeId),
     Task(TaskRow),
     TaskAgent(TaskAgentRow),
 }
@@ -244,6 +257,8 @@ pub(crate) struct Model {
     pub(crate) reporters: BTreeMap<Sid, BTreeMap<NodeId, u32>>,
     /// What was read again of them.
     pub(crate) audits: BTreeMap<Sid, Audits>,
+    /// Of contents that are being relayed, the pieces whose SHA-1 a second relay confirmed.
+    pub(crate) confirmed: BTreeMap<Sid, BTreeSet<u32>>,
     /// The relays that proved wrong.
     pub(crate) distrusted: BTreeMap<NodeId, DistrustRow>,
     pub(crate) tasks: BTreeMap<String, TaskRow>,
@@ -280,6 +295,7 @@ impl Model {
             Change::EndRelaying { sid, superseded } => {
                 self.leases.remove(&sid);
                 self.pieces.remove(&sid);
+                self.confirmed.remove(&sid);
                 if superseded {
                     self.reporters.remove(&sid);
                     self.audits.remove(&sid);
@@ -318,8 +334,15 @@ impl Model {
                 let audits = self.audits.entry(row.sid).or_default();
                 audits.insert(row.piece, row.node, reading);
             }
+            Change::Confirmed(row) => {
+                let pieces = row.first..row.first.saturating_add(row.count);
+                self.confirmed.entry(row.sid).or_default().extend(pieces);
+            }
             Change::Distrust(row) => {
                 self.distrusted.insert(row.node, row);
+            }
+            Change::Trust(node) => {
+                self.distrusted.remove(&node);
             }
             Change::Task(row) => {
                 let of_relay_task = self.tasks_of_relay_task.entry(row.relay_task.clone());

@@ -21,8 +21,8 @@ use sqlx::sqlite::{
 use sqlx::{Row, SqliteConnection};
 
 use super::{
-    AuditRow, Change, ContentRow, DistrustRow, FactRow, JoinTokenRow, LeaseRow, Model, NodeRow,
-    RelayFailureRow, RelayTaskRow, Store, StoreError, TaskAgentRow, TaskRow,
+    AuditRow, Change, ConfirmedRow, ContentRow, DistrustRow, FactRow, JoinTokenRow, LeaseRow,
+    Model, NodeRow, RelayFailureRow, RelayTaskRow, Store, StoreError, TaskAgentRow, TaskRow,
 };
 use crate::tasks::pieces::{DIGESTS_LENGTH, pack, unpack};
 
@@ -114,6 +114,7 @@ impl Store for Sqlite {
                      WHERE content.state = 'relaying'";
         read(facts, "fact", fact).await?;
         read("SELECT * FROM audit", "audit", audit).await?;
+        read("SELECT * FROM confirmed", "confirmed", confirmed).await?;
         read("SELECT * FROM distrust", "distrust", distrust).await?;
         read("SELECT * FROM record", "record", record).await?;
         read("SELECT * FROM lease ORDER BY id", "lease", lease).await?;
@@ -267,10 +268,10 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
         .bind(&row.message),
         Change::Content(row) => sqlx::query(
             "INSERT INTO content (sid, relay_task, state, length, piece_length, name, etag, \
-             last_modified, ranges, genesis, announce_key, info_hash, root, created_us) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14) \
+             last_modified, ranges, genesis, announce_key, info_hash, root, created_us, false_fact) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15) \
              ON CONFLICT (sid) DO UPDATE SET state = excluded.state, length = excluded.length, \
-             info_hash = excluded.info_hash, root = excluded.root",
+             false_fact = excluded.false_fact, info_hash = excluded.info_hash, root = excluded.root",
         )
         .bind(&row.sid.0[..])
         .bind(&row.relay_task)
@@ -285,13 +286,16 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
         .bind(&row.announce_key)
         .bind(row.info_hash.map(|hash| hash.0.to_vec()))
         .bind(row.root.map(|root| root.0.to_vec()))
-        .bind(row.created_us),
+        .bind(row.created_us)
+        .bind(i64::from(row.false_fact)),
         Change::EndRelaying { sid, superseded } => {
             if *superseded {
                 for sql in ["DELETE FROM fact WHERE sid = $1", "DELETE FROM audit WHERE sid = $1"] {
                     sqlx::query(sql).bind(&sid.0[..]).execute(&mut *db).await?;
                 }
             }
+            let confirmed = sqlx::query("DELETE FROM confirmed WHERE sid = $1").bind(&sid.0[..]);
+            confirmed.execute(&mut *db).await?;
             sqlx::query("DELETE FROM lease WHERE sid = $1").bind(&sid.0[..])
         }
         Change::Info { sid, info } => sqlx::query(
@@ -340,6 +344,13 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
         .bind(&row.node.0[..])
         .bind(word(&row.outcome))
         .bind(row.digests.map(pack)),
+        Change::Confirmed(row) => sqlx::query(
+            "INSERT INTO confirmed (sid, first, count) VALUES ($1, $2, $3) \
+             ON CONFLICT (sid, first) DO UPDATE SET count = MAX(confirmed.count, excluded.count)",
+        )
+        .bind(&row.sid.0[..])
+        .bind(i64::from(row.first))
+        .bind(i64::from(row.count)),
         Change::Distrust(row) => sqlx::query(
             "INSERT INTO distrust (node, reason, since_us) VALUES ($1, $2, $3) \
              ON CONFLICT (node) DO UPDATE SET reason = excluded.reason, since_us = excluded.since_us",
@@ -347,6 +358,9 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
         .bind(&row.node.0[..])
         .bind(&row.reason)
         .bind(row.since_us),
+        Change::Trust(node) => {
+            sqlx::query("DELETE FROM distrust WHERE node = $1").bind(&node.0[..])
+        }
         Change::Task(row) => sqlx::query(
             "INSERT INTO task (id, relay_task, target, cancelled, created_us) \
              VALUES ($1, $2, $3, $4, $5) \
@@ -509,6 +523,7 @@ fn content(row: &Columns<'_>) -> Result<Change, StoreError> {
         sid: Sid(row.id("sid")?),
         relay_task: row.text("relay_task")?,
         state: row.word("state")?,
+        false_fact: row.bool("false_fact")?,
         length: Some(row.u64("length")?).filter(|length| *length != UNKNOWN_LENGTH),
         piece_length: row.u32("piece_length")?,
         name: row.text("name")?,
@@ -561,6 +576,14 @@ fn audit(row: &Columns<'_>) -> Result<Change, StoreError> {
         node: NodeId(row.id("node")?),
         outcome: row.word("outcome")?,
         digests: digests.and_then(|bytes| unpack(&bytes).next()),
+    }))
+}
+
+fn confirmed(row: &Columns<'_>) -> Result<Change, StoreError> {
+    Ok(Change::Confirmed(ConfirmedRow {
+        sid: Sid(row.id("sid")?),
+        first: row.u32("first")?,
+        count: row.u32("count")?,
     }))
 }
 

@@ -174,6 +174,7 @@ fn content_row(index: u8, state: ContentState) -> ContentRow {
         sid: Sid([index; 32]),
         relay_task: format!("r{index}"),
         state,
+        false_fact: state == ContentState::Superseded && index > 0,
         length: Some(10 * 256 * 1024 - 1),
         piece_length: 256 * 1024,
         name: "ü.img".into(),
@@ -235,6 +236,11 @@ fn life(index: u8, order: &[u32], end: u8) -> Vec<Change> {
             outcome,
             digests: (outcome == Outcome::Different).then_some((Sha256([7; 32]), Sha1([8; 20]))),
         }));
+        changes.push(Change::Confirmed(ConfirmedRow {
+            sid,
+            first,
+            count: 1 + u32::from(outcome == Outcome::Equal),
+        }));
         let digests = vec![first.to_le_bytes()[0]; DIGESTS_LENGTH * 2];
         changes.push(Change::Fact(FactRow {
             sid,
@@ -261,6 +267,9 @@ fn life(index: u8, order: &[u32], end: u8) -> Vec<Change> {
                 reason: "it read other bytes".into(),
                 since_us: 7,
             }));
+            if index > 0 {
+                changes.push(Change::Trust(NodeId([index; 16])));
+            }
             changes.push(Change::Content(content_row(index, ContentState::Final)));
             let before = records[3].record().head;
             changes.push(Change::DropRecords { sid, before });

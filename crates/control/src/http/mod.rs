@@ -44,6 +44,7 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
         .route("/api/v1/tasks/{id}", get(tasks::show))
         .route("/api/v1/tasks/{id}/cancel", post(tasks::cancel))
         .route("/api/v1/nodes", get(nodes::list))
+        .route("/api/v1/nodes/{node}/trust", post(nodes::trust))
         .route(
             "/api/v1/tokens",
             post(nodes::create_token).get(nodes::list_tokens),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json as JsonReply;
 use axum::extract::{Path, State};
-use floodway_api::rest::{CreateJoinToken, JoinToken, JoinTokenList, NodeList};
+use floodway_api::rest::{CreateJoinToken, JoinToken, JoinTokenList, NodeList, NodeView};
 use http::StatusCode;
 
 use super::App;
@@ -18,6 +18,17 @@ pub(super) async fn list(
 ) -> Result<JsonReply<NodeList>, ApiError> {
     let nodes = app.handle.call(|core| Ok(core.node_list())).await?;
     Ok(JsonReply(NodeList { nodes }))
+}
+
+pub(super) async fn trust(
+    State(app): State<Arc<App>>,
+    _: Operator,
+    Path(node): Path<String>,
+) -> Result<JsonReply<NodeView>, ApiError> {
+    app.handle
+        .call(move |core| core.trust(&node))
+        .await
+        .map(JsonReply)
 }
 
 pub(super) async fn create_token(

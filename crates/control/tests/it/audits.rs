@@ -13,7 +13,7 @@ use floodway_proto::{Sha1, Sid};
 use crate::client::{Node, Object, PIECE, Server, content, hasty, leased, lie, probe};
 
 /// Every piece is audited.
-fn all(settings: &mut Settings) {
+pub(crate) fn all(settings: &mut Settings) {
     settings.audit_share = 1.0;
 }
 
@@ -22,7 +22,7 @@ fn patient(settings: &mut Settings) {
     settings.advanced.confirm_wait = Span(Duration::from_mins(2));
 }
 
-async fn auditor(server: &Server) -> Node {
+pub(crate) async fn auditor(server: &Server) -> Node {
     let mut relay = server.enrol(Role::Relay).await;
     relay.state.audits = true;
     relay.sync(server).await;
@@ -30,7 +30,7 @@ async fn auditor(server: &Server) -> Node {
 }
 
 /// What a relay is to read again now.
-fn asked(reply: &SyncReply) -> Vec<u32> {
+pub(crate) fn asked(reply: &SyncReply) -> Vec<u32> {
     let orders = reply.relay_tasks.iter();
     let contents = orders.filter_map(|order| order.content.as_ref());
     contents
@@ -38,7 +38,7 @@ fn asked(reply: &SyncReply) -> Vec<u32> {
         .collect()
 }
 
-async fn audited(
+pub(crate) async fn audited(
     server: &Server,
     relay: &mut Node,
     task: &str,
@@ -61,7 +61,7 @@ async fn audited(
 }
 
 /// One relay was leased everything of an object of `pieces` pieces before others came, and has not reported it yet.
-async fn begun(server: &Server, pieces: u64) -> (Node, String, Sid, Object) {
+pub(crate) async fn begun(server: &Server, pieces: u64) -> (Node, String, Sid, Object) {
     let mut relay = auditor(server).await;
     let task = server.publish("disk.img", None).await.relay_task;
     let reply = relay.probed(server, &task, probe(pieces * PIECE)).await;
@@ -72,7 +72,12 @@ async fn begun(server: &Server, pieces: u64) -> (Node, String, Sid, Object) {
 }
 
 /// Does honestly whatever is asked of these relays until the task ends.
-async fn finish(server: &Server, relays: &mut [Node], task: &str, object: &Object) -> Task {
+pub(crate) async fn finish(
+    server: &Server,
+    relays: &mut [Node],
+    task: &str,
+    object: &Object,
+) -> Task {
     for _ in 0..200 {
         for relay in relays.iter_mut() {
             let reply = relay.sync(server).await;
@@ -106,7 +111,7 @@ async fn counts(server: &Server, task: &str) -> AuditCounts {
     growth.audits.unwrap_or_default()
 }
 
-async fn distrusted(server: &Server) -> Vec<floodway_proto::NodeId> {
+pub(crate) async fn distrusted(server: &Server) -> Vec<floodway_proto::NodeId> {
     let list: NodeList = server.get("/api/v1/nodes", &server.admin()).await.ok();
     let wrong = list.nodes.iter().filter(|node| node.distrusted.is_some());
     wrong.map(|node| node.node).collect()
@@ -251,7 +256,11 @@ async fn a_lying_relay_is_caught_and_what_it_said_is_revoked() {
         "a successor is looked for"
     );
 
-    // Nothing that the liar says counts any more; it is given no work.
+    // Nothing that the liar says counts any more; it is given no work. Control still knows why once it was killed again.
+    server.kill_and_restart().await;
+    for relay in &mut others {
+        relay.sync(&server).await;
+    }
     let reply = liar.probed(&server, &task, probe(7 * PIECE)).await;
     assert!(reply.relay_tasks.is_empty(), "{reply:#?}");
     let reply = liar.report(&server, &task, sid, vec![lie(3)]).await;
@@ -420,6 +429,27 @@ async fn final_waits_for_a_second_relays_sha1s_but_not_for_ever() {
         assert!(tokio::time::Instant::now() < deadline);
         two.wait(&server, 500).await;
     }
+}
+
+/// Relays do not say again what control acknowledged: what was confirmed before a kill need not be waited for after it.
+#[tokio::test]
+async fn confirmations_survive_a_kill() {
+    let mut server = Server::with(patient);
+    let (mut one, task, sid, object) = begun(&server, 8).await;
+    let mut two = auditor(&server).await;
+    let everything: Vec<u32> = (0..8).collect();
+    holds(&server, &mut two, &task, sid, Vec::new()).await;
+    one.report(&server, &task, sid, object.pieces(&everything))
+        .await;
+    for pieces in [&everything[2..5], &everything[..7]] {
+        holds(&server, &mut two, &task, sid, object.pieces(pieces)).await;
+    }
+    server.kill_and_restart().await;
+    one.sync(&server).await;
+    two.sync(&server).await;
+    assert_eq!(server.task(&task).await.state, TaskState::Relaying);
+    holds(&server, &mut two, &task, sid, object.pieces(&[7])).await;
+    assert_eq!(server.task(&task).await.state, TaskState::Final);
 }
 
 #[tokio::test]

@@ -61,6 +61,17 @@ impl Scene {
         told
     }
 
+    /// The agent is told that no relay is there any more.
+    async fn await_gone(&mut self) {
+        let (sid, server) = (self.sid, &self.server);
+        let gone = |reply: &SyncReply| {
+            let info = reply.contents.iter().find(|info| info.sid == sid);
+            info.is_some_and(|info| !info.relay_live)
+        };
+        let reply = self.agent.until(server, gone).await;
+        assert!(!self.may_be_relayed(&reply));
+    }
+
     async fn asks(&mut self) -> bool {
         let reply = self.agent.sync(&self.server).await;
         self.may_be_relayed(&reply)
@@ -76,25 +87,36 @@ async fn an_agent_that_is_back_before_the_relay_may_not_read_the_origin() {
     let order = content(&scene.relay.sync(&scene.server).await);
     assert_eq!(order.sid, scene.sid);
     assert!(scene.asks().await, "it is back");
+}
+
+/// The relay alone is restarted, or it stops just before control does.
+#[tokio::test]
+async fn a_relay_that_stops_in_order_may_come_back_as_one_that_was_killed() {
+    let mut scene = Scene::new(Server::start()).await;
     scene.relay.state.leaving = true;
     scene.relay.sync(&scene.server).await;
-    assert!(
-        !scene.asks().await,
-        "whoever came back and left is not awaited"
-    );
+    assert!(scene.asks().await, "it may come back");
+    scene.server.kill_and_restart().await;
+    assert!(scene.asks().await, "and still may");
+    scene.relay.state.leaving = false;
+    let order = content(&scene.relay.sync(&scene.server).await);
+    assert_eq!(order.sid, scene.sid);
+    assert!(scene.asks().await, "it is back");
+}
+
+#[tokio::test]
+async fn a_relay_that_stopped_in_order_is_awaited_for_a_while_only() {
+    let mut scene = Scene::new(Server::with(hasty)).await;
+    scene.relay.state.leaving = true;
+    scene.relay.sync(&scene.server).await;
+    scene.await_gone().await;
 }
 
 #[tokio::test]
 async fn a_relay_that_does_not_come_back_is_given_up_and_agents_are_told() {
     let mut scene = Scene::new(Server::with(hasty)).await;
     scene.server.kill_and_restart().await;
-    let (sid, server) = (scene.sid, &scene.server);
-    let gone = |reply: &SyncReply| {
-        let info = reply.contents.iter().find(|info| info.sid == sid);
-        info.is_some_and(|info| !info.relay_live)
-    };
-    let reply = scene.agent.until(server, gone).await;
-    assert!(!scene.may_be_relayed(&reply));
+    scene.await_gone().await;
 }
 
 #[tokio::test]

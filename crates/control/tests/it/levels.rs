@@ -1,8 +1,12 @@
 //! Relays that feed from other relays.
 
+use std::time::Duration;
+
 use floodway_api::rest::{Enrolled, Role, TaskState};
 use floodway_api::sync::{Ask, Grant, RelayFailure, RelayFailureKind, RelayReport, SyncReply};
+use floodway_control::Settings;
 use floodway_proto::Sid;
+use floodway_proto::units::Span;
 use serde_json::json;
 
 use crate::client::{Node, ORIGIN, Object, PIECE, Server, content, leased, probe, relay_all};
@@ -34,7 +38,11 @@ struct Levels {
 
 impl Levels {
     async fn start() -> Self {
-        let server = Server::start();
+        Self::with(|_| {}).await
+    }
+
+    async fn with(change: impl FnOnce(&mut Settings)) -> Self {
+        let server = Server::with(change);
         let one = named(&server, Role::Relay, "one", "a").await;
         let mut two = named(&server, Role::Relay, "two", "b").await;
         let other = named(&server, Role::Relay, "other", "c").await;
@@ -149,7 +157,11 @@ async fn a_relay_that_waits_for_its_upstream_keeps_nobody_from_the_origin() {
         mut one,
         mut two,
         ..
-    } = Levels::start().await;
+    } = Levels::with(|settings| {
+        // So that who leaves is not awaited for long.
+        settings.advanced.node_timeout = Span(Duration::from_secs(2));
+    })
+    .await;
     let task = server.publish("disk.img", None).await;
     let sid = relay_all(&server, &mut one, &task.relay_task, &Object::new(8 * PIECE)).await;
     two.holds(sid, false);
@@ -162,11 +174,16 @@ async fn a_relay_that_waits_for_its_upstream_keeps_nobody_from_the_origin() {
         sid: Some(sid),
         url,
     }];
-    let reply = agent.sync(&server).await;
-    assert!(
-        matches!(&reply.grants[0], Grant::Ticket { .. }),
-        "{reply:?}"
-    );
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(40);
+    loop {
+        two.sync(&server).await;
+        let reply = agent.sync(&server).await;
+        if matches!(&reply.grants[0], Grant::Ticket { .. }) {
+            break;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "{reply:?}");
+        agent.wait(&server, 200).await;
+    }
     two.holds(sid, true);
     two.sync(&server).await;
     let reply = agent.sync(&server).await;

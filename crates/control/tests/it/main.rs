@@ -13,4 +13,5 @@ mod names;
 mod parking;
 mod relays;
 mod tracker;
+mod trust;
 mod unknown_length;

@@ -1,6 +1,7 @@
-//! `floodway node list` and `floodway node token create|list|revoke`.
+//! `floodway node list`, `floodway node trust` and `floodway node token create|list|revoke`.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand, ValueEnum};
 use floodway_api::rest::{CreateJoinToken, JoinToken, NodeView, Role};
@@ -14,6 +15,8 @@ use crate::{runtime, say};
 pub(crate) enum NodeCommand {
     /// List relays and agents
     List(ListArgs),
+    /// Trust a relay again that an audit found wrong, once its fault is mended
+    Trust(TrustArgs),
     /// Join tokens: what admits a new node and fixes its labels
     #[command(subcommand)]
     Token(TokenCommand),
@@ -36,6 +39,15 @@ pub(crate) struct ListArgs {
     json: bool,
     #[command(flatten)]
     client: ClientArgs,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct TrustArgs {
+    /// The relay's id, as `node list` shows it, or its name
+    #[arg(value_name = "NODE")]
+    node: String,
+    #[command(flatten)]
+    list: ListArgs,
 }
 
 #[derive(Args, Debug)]
@@ -84,6 +96,15 @@ pub(crate) fn run(command: NodeCommand) -> Outcome {
                     for relay in distrusted(&list.nodes) {
                         say::line(relay);
                     }
+                }
+            }
+            NodeCommand::Trust(args) => {
+                let client = args.list.client.operator()?;
+                let node = client.trust(&args.node).await.map_err(failure)?;
+                if args.list.json {
+                    say::json(&node);
+                } else {
+                    say::line(format_args!("trusted {} ({})", node.name, node.node));
                 }
             }
             NodeCommand::Token(command) => token(command).await?,
@@ -136,15 +157,24 @@ async fn token(command: TokenCommand) -> Result<(), crate::exit::Failure> {
     Ok(())
 }
 
-/// Relays that are not trusted, each with the reason.
+/// Relays that are not trusted, each with the reason and since when.
 fn distrusted(nodes: &[NodeView]) -> impl Iterator<Item = String> + '_ {
     nodes.iter().filter_map(|node| {
         let reason = node.distrusted.as_ref()?;
+        let since = node.distrusted_us.map(|us| format!(", since {}", date(us)));
+        let (name, id, since) = (&node.name, node.node, since.unwrap_or_default());
         Some(format!(
-            "relay {} ({}) is not trusted any more: {reason}; see to it, then enrol it anew with another data folder",
-            node.name, node.node
+            "relay {name} ({id}) is not trusted any more{since}: {reason}; see to it, then `floodway node trust {id}`"
         ))
     })
+}
+
+/// A moment in microseconds since 1970 as HTTP writes dates, to the second.
+fn date(us: i64) -> String {
+    /// The end of the year 9999: the format has four digits.
+    const LATEST_US: u64 = 253_402_300_799_000_000;
+    let us = u64::try_from(us).unwrap_or_default().min(LATEST_US);
+    httpdate::fmt_http_date(SystemTime::UNIX_EPOCH + Duration::from_micros(us))
 }
 
 fn nodes(nodes: &[NodeView]) -> Table {
@@ -185,4 +215,36 @@ fn labels(labels: &BTreeMap<String, String>) -> String {
         .map(|(key, value)| format!("{key}={value}"))
         .collect::<Vec<_>>()
         .join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_not_trusted_is_listed_with_the_reason_and_the_way_back() {
+        let id = "0102030405060708090a0b0c0d0e0f10";
+        let node: NodeView = serde_json::from_value(serde_json::json!({
+            "node": id, "name": "one", "role": "relay", "labels": {}, "live": true,
+            "peer": null, "http": null, "seen_us": 0,
+            "distrusted": "it read piece 7 otherwise", "distrusted_us": 1_795_360_686_955_066_i64,
+        }))
+        .unwrap();
+        let trusted = NodeView {
+            distrusted: None,
+            distrusted_us: None,
+            ..node.clone()
+        };
+        let lines: Vec<_> = distrusted(&[node, trusted]).collect();
+        let line = format!(
+            "relay one ({id}) is not trusted any more, since Sun, 22 Nov 2026 15:18:06 GMT: it read piece 7 otherwise; see to it, then `floodway node trust {id}`"
+        );
+        assert_eq!(lines, [line]);
+    }
+
+    #[test]
+    fn no_date_is_too_late_or_too_early() {
+        assert_eq!(date(i64::MIN), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(date(i64::MAX), "Fri, 31 Dec 9999 23:59:59 GMT");
+    }
 }

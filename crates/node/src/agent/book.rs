@@ -314,6 +314,7 @@ impl Book {
             listener: Arc::new(|_| ()),
             sink: None,
             one_get: false,
+            left: None,
         };
         let data = Arc::clone(&self.tools.data);
         let task = tokio::spawn(execute(job, data));

@@ -55,6 +55,7 @@ pub(super) async fn open(
         spec.target.clone(),
     );
     let (identity, linear_digest) = (spec.identity, spec.linear_digest);
+    let adopts = spec.adopts.clone();
     let buffer_limit = session.buffer_limit();
     let opening = tokio::task::spawn_blocking(move || match target {
         Target::File {
@@ -68,6 +69,7 @@ pub(super) async fn open(
                 identity,
                 hashes,
                 linear_digest,
+                adopts,
                 overwrite,
                 buffer_limit,
             };
@@ -220,8 +222,13 @@ impl Driver {
 
     /// A held piece is not what it was.
     fn lost(&mut self, piece: PieceIndex) {
-        tracing::warn!(piece = piece.0, path = %self.path.display(), "a piece on this disk is damaged");
-        self.tell(ContentEvent::PieceLost(piece));
+        let (piece_number, path) = (piece.0, self.path.display());
+        if self.growing.as_ref().is_some_and(Growing::adopts) {
+            tracing::debug!(piece = piece_number, %path, "a piece of the content before is another now");
+        } else {
+            tracing::warn!(piece = piece_number, %path, "a piece on this disk is damaged");
+            self.tell(ContentEvent::PieceLost(piece));
+        }
         if let Some(growing) = &mut self.growing {
             growing.lost(piece);
         }

@@ -268,7 +268,8 @@ fn torrents(spec: &ContentSpec) -> BTreeMap<InfoHash, KnownTorrent> {
 /// Takes what is known of a growing content's hashes out of the spec.
 fn growing(session: &Session, spec: &mut ContentSpec, opened: &Opened) -> Option<Growing> {
     let growth = spec.growth.take()?;
-    let mut growing = Growing::new(session.now(), growth, spec.verifiable);
+    let adopts = spec.adopts.is_some();
+    let mut growing = Growing::new(session.now(), growth, spec.verifiable, adopts);
     if let Hashes::V1(sha1s) = &spec.hashes {
         growing.has_sha1s(sha1s);
     }

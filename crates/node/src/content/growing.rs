@@ -68,6 +68,8 @@ pub(super) struct Growing {
     disproved: BTreeSet<NodeAt>,
     complete: Option<Whole>,
     is_final: bool,
+    /// Pieces of a content before may be held, which are not known to be the same.
+    adopts: bool,
 }
 
 /// A standard torrent of a content that is final.
@@ -101,7 +103,7 @@ impl Growing {
     }
 
     /// `is_final`: its torrent is known already, and what is known of its hashes is kept for others.
-    pub(super) fn new(now: Time, growth: Growth, is_final: bool) -> Self {
+    pub(super) fn new(now: Time, growth: Growth, is_final: bool, adopts: bool) -> Self {
         let config = if growth.is_relay {
             GossipConfig {
                 signer: growth.signer,
@@ -119,6 +121,7 @@ impl Growing {
             disproved: BTreeSet::new(),
             complete: None,
             is_final,
+            adopts,
         }
     }
 
@@ -218,6 +221,20 @@ impl Growing {
     /// True before the final names are known: the file has to wait for them.
     pub(super) fn is_open(&self) -> bool {
         !self.is_final
+    }
+
+    pub(super) fn adopts(&self) -> bool {
+        self.adopts
+    }
+
+    /// Every piece is what control signed, one by one or by a torrent's name.
+    fn is_proven(&self, names: &FinalNames) -> bool {
+        let manifest = self.gossip.manifest();
+        let facts = manifest.facts();
+        let sha1s: Vec<Sha1> = self.sha1s.values().copied().collect();
+        let contents = Contents::of(manifest.genesis(), facts);
+        Some(facts.proven_pieces()) == facts.space().piece_count()
+            || contents.is_ok_and(|contents| contents.verify_v1(names, &sha1s).is_ok())
     }
 
     pub(super) fn head(&self) -> Head {
@@ -356,6 +373,7 @@ impl Driver {
                 verifiable: facts.proven_pieces(),
             });
         }
+        self.look_final();
     }
 
     fn verifiable(&mut self, pieces: impl Iterator<Item = PieceIndex>) {
@@ -419,6 +437,10 @@ impl Driver {
         else {
             return;
         };
+        // What was taken over from another content is judged by hashes that are still to come.
+        if growing.adopts && !growing.is_proven(&names) {
+            return;
+        }
         growing.is_final = true;
         let facts = growing.gossip.manifest().facts();
         let hashes = (0..facts.space().limit()).map(|piece| facts.piece_hash(piece));

@@ -253,6 +253,8 @@ impl Helper {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn helper(host: &str) -> Helper {
@@ -261,6 +263,13 @@ mod tests {
             bearer: None,
             is_control: host == "control",
         }
+    }
+
+    #[test]
+    fn a_quiet_content_is_no_stall() {
+        // The reply's head comes when there is news or the wait is over, so no limit but that of the head is at work meanwhile.
+        let limits = floodway_origin::Settings::default();
+        assert!(Duration::from_secs(WAIT_S.into()) < limits.first_byte_timeout);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use floodway_proto::digest::PieceDigest;
 use floodway_proto::metainfo::Metainfo;
 use floodway_proto::record::Signed;
 use floodway_proto::{ByteRate, InfoHash, Layout, PieceIndex, Sha256, Sid};
-use floodway_store::{FileStamp, Hashes, Note, OpenError, StoreError};
+use floodway_store::{FileStamp, Hashes, Note, OpenError, Predecessor, StoreError};
 use floodway_swarm::{Counters, HttpPlan, Limits, Order, PlanReason, Prefer, SourceClass};
 use url::Url;
 
@@ -35,6 +35,9 @@ pub struct ContentSpec {
     pub hashes: Hashes,
     /// What content this is, in the resume journal.
     pub identity: [u8; 32],
+    /// Unfinished data of this content, of which pieces are kept that may be the same. Nobody gets them before they are verified by
+    /// hashes of this content.
+    pub adopts: Option<Predecessor>,
     /// Where the bytes lie.
     pub target: Target,
     /// What matters more: being done soon, or little HTTP.

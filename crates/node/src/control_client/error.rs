@@ -89,6 +89,12 @@ impl ClientError {
         self.status() == Some(StatusCode::NOT_FOUND)
     }
 
+    /// True when control says which field of the request it cannot use (400): what it holds is to be corrected, at this end.
+    pub fn names_a_field(&self) -> bool {
+        let field = self.detail().and_then(|detail| detail.field.as_ref());
+        self.status() == Some(StatusCode::BAD_REQUEST) && field.is_some()
+    }
+
     /// The status of a refusal.
     pub fn status(&self) -> Option<StatusCode> {
         match self {

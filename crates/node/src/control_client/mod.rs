@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use floodway_api::rest::{
     Capabilities, CreateCapability, CreateJoinToken, CreateTask, Enrol, Enrolled, ErrorBody,
-    ErrorDetail, Growth, JoinToken, JoinTokenList, NodeList, Task, TaskList,
+    ErrorDetail, Growth, JoinToken, JoinTokenList, NodeList, NodeView, Task, TaskList,
 };
 use floodway_api::sync::{SyncReply, SyncRequest};
 use floodway_origin::Bearer;
@@ -209,6 +209,19 @@ impl ControlClient {
     /// [`ClientError`].
     pub async fn nodes(&self) -> Result<NodeList, ClientError> {
         self.get("api/v1/nodes").await
+    }
+
+    /// `POST /api/v1/nodes/NODE/trust`: what this relay (an id, or a name that is the only one) reports counts again.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn trust(&self, node: &str) -> Result<NodeView, ClientError> {
+        self.post(
+            &format!("api/v1/nodes/{}/trust", segment(node)),
+            &serde_json::json!({}),
+            ANSWER_TIME,
+        )
+        .await
     }
 
     /// `POST /api/v1/tokens`: make a join token.

@@ -353,6 +353,7 @@ fn job(
         listener: Arc::clone(listener),
         sink: None,
         one_get: false,
+        left: None,
     })
 }
 

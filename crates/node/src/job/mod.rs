@@ -6,6 +6,7 @@
 
 mod error;
 mod growing;
+mod left;
 mod one_get;
 mod open;
 pub(crate) mod orders;
@@ -38,6 +39,7 @@ use crate::{Content, Finished, Progress, Session};
 use orders::{Orders, Situation, Start, Waiting, asks_ticket, start};
 
 pub use error::GetError;
+pub(crate) use left::Left;
 
 /// How a file was verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
@@ -303,6 +305,8 @@ pub(crate) struct Job {
     pub(crate) sink: Option<sink::Sink>,
     /// It comes by one GET: what is fetched so far is of no use to a later run.
     pub(crate) one_get: bool,
+    /// Pieces of a content that was given up, for what takes its place.
+    pub(crate) left: Option<Left>,
 }
 
 impl Job {
@@ -311,6 +315,13 @@ impl Job {
     /// # Errors
     /// [`GetError`].
     pub(crate) async fn fetch(&mut self) -> Result<Fetched, GetError> {
+        let result = self.fetch_as_told().await;
+        // Nothing has taken its place.
+        self.leave(None).await;
+        result
+    }
+
+    async fn fetch_as_told(&mut self) -> Result<Fetched, GetError> {
         loop {
             match self.begin().await? {
                 Start::Torrent(sid) => {

@@ -53,12 +53,12 @@ pub(super) async fn fetch(job: &mut Job) -> Result<Fetched, GetError> {
     if let Some(caveat) = caveat(&found).filter(|_| verified_by == VerifiedBy::Transport) {
         job.reasons.add(caveat);
     }
-    match (found.access(), found.length) {
-        (Access::Ranges, Some(length)) => {
-            by_ranges(job, &url, &found, path, length, verified_by).await
-        }
-        _ => one_get::fetch(job, &url, &found, path, verified_by).await,
+    if let (Access::Ranges, Some(length)) = (found.access(), found.length) {
+        return by_ranges(job, &url, &found, path, length, verified_by).await;
     }
+    // One GET reads it all.
+    job.leave(None).await;
+    one_get::fetch(job, &url, &found, path, verified_by).await
 }
 
 /// What the transport does not vouch for.
@@ -91,6 +91,7 @@ async fn by_ranges(
         })?;
     let fixed = vec![source(url, probe, job.rules.check.as_ref())];
     let version = probe.validator.to_string();
+    let adopts = job.adopts(&path, Some((&probe.validator, length)));
     let spec = ContentSpec {
         names: Vec::new(),
         info: None,
@@ -103,6 +104,7 @@ async fn by_ranges(
             version.as_bytes(),
             &length.to_be_bytes(),
         ]),
+        adopts,
         target: Target::File {
             path,
             overwrite: job.rules.overwrite,

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use url::Url;
 
 use super::growing::{growth, signed_v2_name};
+use super::left::Left;
 use super::open::open;
 use super::orders::{Orders, asks_ticket, may_add_origin};
 use super::sources::{Capabilities, helpers, info_for_peers, names, peers, relays, web_seed};
@@ -90,6 +91,7 @@ pub(super) async fn by_torrent(
             || identity_of(&[b"torrent", &torrent.info_hash.0]),
             |sid| sid.0,
         ),
+        adopts: job.adopts(&path, None),
         target: Target::File {
             path,
             overwrite: job.rules.overwrite && info.files.is_empty(),
@@ -149,12 +151,13 @@ pub(super) async fn run(
 ) -> Result<Fetched, GetError> {
     let (sid, p2p) = (spec.sid, !spec.names.is_empty());
     let is_growing = spec.growth.is_some() && !spec.verifiable;
+    let path = spec.target.path().clone();
     let verifies = !matches!(spec.hashes, Hashes::Unknown);
     job.board.state(AgentState::Downloading, None);
     // Whoever wants a digest of the whole must read the file.
     let data = job.link.as_ref().and_then(|link| link.data.clone());
     let known = data.as_deref().filter(|_| !spec.linear_digest);
-    let content = open(job, known, spec).await?;
+    let content = Box::pin(open(job, known, spec)).await?;
     job.board.state(AgentState::Downloading, None);
     if let Some(name) = sid
         .filter(|_| p2p && !is_growing)
@@ -228,7 +231,10 @@ pub(super) async fn run(
                     | GetError::NoRelay(_)
             );
             let delete = useless || !(job.rules.foreground || matches!(error, GetError::ByTorrent));
+            let left = Left::of(&content, &path, &error).await;
+            let delete = delete && left.is_none();
             content.stop(delete).await;
+            job.leave(left).await;
             job.board
                 .set(Nudge::Changed, |status| status.serving = None);
             Err(error)

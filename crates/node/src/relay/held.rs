@@ -143,6 +143,7 @@ impl Held {
             layout,
             hashes: Hashes::Facts(growth.nodes()),
             identity: order.sid.0,
+            adopts: None,
             target: Target::File {
                 path,
                 overwrite: true,

@@ -39,6 +39,10 @@ pub(crate) struct Control {
 
 impl Control {
     pub(crate) fn new(kit: &Kit) -> Self {
+        Self::with_nonce(kit, [7; 16])
+    }
+
+    pub(crate) fn with_nonce(kit: &Kit, nonce: [u8; 16]) -> Self {
         let key = SecretKey::from_seed(&[3; 32]);
         let name = SafeName::new("file").unwrap();
         let genesis = Genesis {
@@ -57,7 +61,7 @@ impl Control {
                 version: String::new(),
             }],
             name,
-            nonce: [7; 16],
+            nonce,
             origin: OriginIdentity {
                 etag: "\"v1\"".into(),
                 last_modified: String::new(),
@@ -91,7 +95,7 @@ impl Control {
     }
 
     /// As in [`Kit`]. The name is that of the v1 torrent.
-    fn finalise(&mut self, kit: &Kit) -> (Vec<Signed>, InfoHash) {
+    pub(crate) fn finalise(&mut self, kit: &Kit) -> (Vec<Signed>, InfoHash) {
         let (records, names) = self.finalise_all(kit);
         (records, names.v1.unwrap())
     }
@@ -213,6 +217,10 @@ impl Site {
     pub(crate) async fn new(length: usize, limit: ByteRate) -> Self {
         let kit = Kit::new(length);
         let control = Control::new(&kit);
+        Self::of(kit, control, limit).await
+    }
+
+    pub(crate) async fn of(kit: Kit, control: Control, limit: ByteRate) -> Self {
         let origin = honest(&kit).await;
         let session = session(1).await;
         let spec = ContentSpec {

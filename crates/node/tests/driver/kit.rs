@@ -64,6 +64,7 @@ impl Kit {
             layout: self.layout.clone(),
             hashes: Hashes::V1(Arc::clone(&self.pieces)),
             identity: [1; 32],
+            adopts: None,
             target: Target::File {
                 path: self.path(name),
                 overwrite: false,

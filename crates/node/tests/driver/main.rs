@@ -1,5 +1,6 @@
 //! Sessions against each other, against raw sockets and against small HTTP servers, in one process.
 
+mod adopted;
 mod attested;
 mod faults;
 mod growing;

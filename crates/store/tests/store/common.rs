@@ -48,6 +48,7 @@ pub(crate) fn spec(target: &Path, data: &[u8], hashes: Hashes) -> Spec {
         identity: [1; 32],
         hashes,
         linear_digest: false,
+        adopts: None,
         overwrite: false,
         buffer_limit: ByteCount::mib(1),
     }

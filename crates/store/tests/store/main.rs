@@ -1,5 +1,6 @@
 //! The store on a real disk, from outside.
 
+mod adopt;
 mod common;
 mod ended;
 mod faults;

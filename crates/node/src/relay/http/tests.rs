@@ -102,6 +102,7 @@ fn content(layout: Layout, bytes: &[u8], target: Target) -> ContentSpec {
         layout,
         hashes: Hashes::V1(info.pieces),
         identity: SID.0,
+        adopts: None,
         target,
         prefer: Prefer::Peers,
         order: Order::RarestFirst,

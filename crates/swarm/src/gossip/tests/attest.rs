@@ -78,6 +78,46 @@ fn a_relay_signs_its_first_pieces_at_once_and_later_what_control_leaves_for_a_se
     assert_eq!(attested(&outputs, A), [[23]]);
 }
 
+/// What follows from it is in control's test of the same 100 GB: a follower is sent this beside what control signs.
+#[test]
+fn a_hundred_gigabytes_cost_each_relay_few_attestations() {
+    // In pieces of 4 MiB at 1 Gbit/s; control signs what it is told three times a second.
+    let (pieces, each_us) = (23_842, 33_554);
+    let mut control = Control::new(pieces);
+    let mut relay = relay(pieces);
+    feed(&mut relay, 0, up(A));
+    for record in control.seal([]) {
+        feed(&mut relay, 0, GossipInput::Record(record));
+    }
+    let lease = control.lease(1, 0, pieces);
+    feed(&mut relay, 0, GossipInput::Record(lease));
+    let (mut records, mut bytes) = (0, 0);
+    let mut count = |outputs: &[GossipOutput]| {
+        for message in sent(outputs, A) {
+            if let ManifestMessage::Record(signed) = message
+                && matches!(signed.record().body, Body::Attest(_))
+            {
+                records += 1;
+                bytes += signed.bytes().len();
+            }
+        }
+    };
+    for first in (0..pieces).step_by(10) {
+        let end = (first + 10).min(pieces);
+        let at = |piece: u32| u64::from(piece) * each_us / 1000;
+        for piece in first..end {
+            count(&feed(&mut relay, at(piece), reads(piece)));
+        }
+        for record in control.seal(first..end) {
+            count(&feed(&mut relay, at(end), GossipInput::Record(record)));
+        }
+    }
+    assert!(
+        records >= 16 && bytes <= 32_000,
+        "{records} records, {bytes} bytes"
+    );
+}
+
 #[test]
 fn facts_flow_while_control_is_away() {
     for seed in 0..5 {

@@ -1,0 +1,95 @@
+//! The successor of a content whose object changed: what both have is not fetched again, and what differs is never used.
+
+use std::sync::Arc;
+
+use floodway_node::{ContentSpec, Target};
+use floodway_proto::digest::sha1;
+use floodway_proto::{ByteRate, PieceIndex};
+use floodway_store::Predecessor;
+
+use crate::growing::{Control, Site};
+use crate::kit::{Kit, PATIENCE, session, until};
+
+const LENGTH: usize = (5 << 20) + 77;
+const FAST: ByteRate = ByteRate::mib(64);
+/// Pieces that differ. The last one is short.
+const CHANGED: [u32; 2] = [5, 20];
+
+/// Another version of the same object.
+fn changed(kit: &Kit) -> Kit {
+    let mut bytes = (*kit.bytes).clone();
+    for piece in CHANGED {
+        let at = kit.layout.piece_bytes(PieceIndex(piece)).start;
+        bytes[usize::try_from(at).unwrap() + 9] ^= 1;
+    }
+    let piece_length = usize::try_from(kit.layout.piece_length()).unwrap();
+    Kit {
+        pieces: bytes.chunks(piece_length).map(sha1).collect(),
+        bytes: Arc::new(bytes),
+        layout: kit.layout.clone(),
+        folder: tempfile::tempdir().unwrap(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_fetches_only_what_differs_whether_it_is_joined_early_or_late() {
+    for late in [false, true] {
+        let mut old = Site::new(LENGTH, FAST).await;
+        let agents = session(2).await;
+        let spec = ContentSpec {
+            peers: vec![old.peer],
+            ..old.control.spec(&old.kit, "file", false, &[])
+        };
+        let before = agents.add(spec).await.unwrap();
+        old.lease();
+        old.seal_all().await;
+        until(&before, "all of it", |progress| {
+            progress.have_bytes == progress.length
+        })
+        .await;
+        before.stop(false).await;
+
+        let kit = changed(&old.kit);
+        let control = Control::with_nonce(&kit, [8; 16]);
+        let mut new = Site::of(kit, control, FAST).await;
+        let spec = ContentSpec {
+            peers: vec![new.peer],
+            adopts: Some(Predecessor {
+                identity: old.control.sid().0,
+                only: None,
+            }),
+            target: Target::File {
+                path: old.kit.path("file"),
+                overwrite: false,
+                rename_when_done: true,
+            },
+            ..new.control.spec(&new.kit, "file", false, &[])
+        };
+        new.lease();
+        if late {
+            new.seal_all().await;
+            let (records, _) = new.control.finalise(&new.kit);
+            new.relay.add_records(records);
+        }
+        let after = agents.add(spec).await.unwrap();
+        if !late {
+            until(&after, "all that may be the same", |progress| {
+                progress.have_bytes == progress.length
+            })
+            .await;
+            assert!(
+                !after.is_available(0..10),
+                "and nothing of it is known to be"
+            );
+            new.seal_all().await;
+            let (records, _) = new.control.finalise(&new.kit);
+            new.relay.add_records(records);
+        }
+        let first = tokio::time::timeout(PATIENCE, after.available(0..10)).await;
+        first.expect("it becomes known").unwrap();
+        new.kit.completes(&after).await;
+        let layout = &new.kit.layout;
+        let differing = CHANGED.map(|piece| u64::from(layout.piece_size(PieceIndex(piece))));
+        assert_eq!(after.counters().peer, differing.iter().sum::<u64>());
+    }
+}
