@@ -20,9 +20,11 @@ const OPTIMISTIC_FOR: Duration = Duration::from_secs(15);
 /// What the driver has in hand and not yet put into sockets: a tenth of a second at the present rate, so that what
 /// is decided next is not far behind what was decided before.
 const AHEAD: Duration = Duration::from_millis(100);
-/// And never less than this, in bytes: where loss and distance, not the link, keep each connection slow, a few that are
+/// But up to so many bytes two tenths: where loss and distance, not the link, keep each connection slow, a few that are
 /// waited for would keep all the others idle.
-const AHEAD_MIN: u64 = 512 * 1024;
+const AHEAD_DOUBLE: u64 = 512 * 1024;
+/// And never less than this, in bytes.
+const AHEAD_MIN: u64 = 256 * 1024;
 /// Of so many peers whose turn is next, the one furthest from done is served.
 const TURNS_COMPARED: usize = 5;
 /// A peer whose socket has taken nothing for so long is stuck.
@@ -116,7 +118,8 @@ impl Swarm {
     /// Hands the driver as many blocks as it should have ready for the sockets, piece by piece: a piece that arrives
     /// whole can be passed on, many that arrive together cannot.
     pub(crate) fn fill_uploads(&mut self) {
-        let budget = self.rates.up.rate(self.now).over(AHEAD).0.max(AHEAD_MIN);
+        let ahead = self.rates.up.rate(self.now).over(AHEAD).0;
+        let budget = ahead.max((ahead * 2).clamp(AHEAD_MIN, AHEAD_DOUBLE));
         while self.sending < budget && self.up.ready(self.now) {
             let Some(key) = self.next_upload() else {
                 return;
