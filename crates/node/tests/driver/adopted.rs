@@ -44,7 +44,7 @@ async fn a_successor_fetches_only_what_differs_whether_it_is_joined_early_or_lat
         old.lease();
         old.seal_all().await;
         until(&before, "all of it", |progress| {
-            progress.have_bytes == progress.length
+            Some(progress.have_bytes) == progress.length
         })
         .await;
         before.stop(false).await;
@@ -74,7 +74,7 @@ async fn a_successor_fetches_only_what_differs_whether_it_is_joined_early_or_lat
         let after = agents.add(spec).await.unwrap();
         if !late {
             until(&after, "all that may be the same", |progress| {
-                progress.have_bytes == progress.length
+                Some(progress.have_bytes) == progress.length
             })
             .await;
             assert!(
