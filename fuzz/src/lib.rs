@@ -17,7 +17,7 @@ use floodway_proto::tracker::{
 };
 use floodway_proto::wire::{
     self, ExtendedHandshake, Frame, Handshake, HttpClaims, Limits, ManifestMessage, Message,
-    MetadataMessage, UplinkUse,
+    MetadataMessage,
 };
 use floodway_proto::{Bitfield, Layout, PieceIndex, SafeName, Sha256};
 
@@ -44,7 +44,6 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("safe_name", safe_name),
     ("scrape", scrape),
     ("tree", tree),
-    ("uplink_use", uplink_use),
     ("wire_stream", wire_stream),
 ];
 
@@ -159,13 +158,6 @@ pub fn http_claims(data: &[u8]) {
         assert_eq!(read.encode(), data);
         assert!(read.ranges.iter().all(|range| range.start < range.end));
         assert!(read.ranges.is_sorted_by(|a, b| a.end < b.start));
-    }
-}
-
-/// What is read is written as it was.
-pub fn uplink_use(data: &[u8]) {
-    if let Ok(read) = UplinkUse::decode(data) {
-        assert_eq!(read.encode(), data);
     }
 }
 

@@ -12,7 +12,7 @@ const LENGTH: u64 = 16 * MIB;
 #[test]
 fn who_reads_the_origin_instead_of_a_dead_relay_keeps_what_was_verified() {
     let dir = TestDir::new();
-    let origin = ScriptedOrigin::start_limited(random_bytes(LENGTH, 6), Lie::None, MIB);
+    let origin = ScriptedOrigin::start_limited(random_bytes(LENGTH, 6), Lie::None, MIB / 2);
     let config = dir.join("control.toml");
     // A dead relay is given up sooner than by default, for the test's sake.
     fs::write(&config, "[advanced]\nnode_timeout = \"6s\"\n").unwrap();

@@ -226,9 +226,7 @@ impl Shared {
     /// True when `pieces` has all that hold these bytes, as far as there are any.
     fn covers(&self, pieces: &Bitfield, range: &Range<u64>) -> bool {
         let layout = self.layout();
-        let end = layout
-            .length()
-            .map_or(range.end, |length| range.end.min(length));
+        let end = range.end.min(layout.limit());
         let first = layout.piece_at(range.start);
         let last = layout.piece_at(end.saturating_sub(1));
         match (first, last) {
@@ -423,8 +421,7 @@ impl Content {
     /// [`ReadError::Stopped`] when they will never be; [`ReadError::NotHeld`] when the content has no such bytes.
     pub async fn available(&self, range: Range<u64>) -> Result<(), ReadError> {
         let shared = &self.shared;
-        let length = shared.begun.length().unwrap_or(u64::MAX);
-        if range.start > range.end || range.end > length {
+        if range.start > range.end || range.end > shared.begun.limit() {
             return Err(ReadError::NotHeld(range));
         }
         let mut offered = shared.offered.subscribe();

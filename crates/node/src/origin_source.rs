@@ -258,6 +258,7 @@ mod tests {
             url: String::new(),
             got: 1,
             expected: 2,
+            marked: false,
         };
         assert!(again(&broken, 1, Duration::ZERO).is_some());
         assert_eq!(again(&broken, TRIES, Duration::ZERO), None);

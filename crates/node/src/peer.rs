@@ -32,8 +32,6 @@ pub(crate) use handshake::{dial, inbound};
 
 /// The number under which we want [`HttpClaims`](floodway_proto::wire::HttpClaims).
 const CLAIMS_ID: u8 = 1;
-/// The number under which we want [`UplinkUse`](floodway_proto::wire::UplinkUse).
-const UPLINK_ID: u8 = 4;
 /// Capabilities towards own nodes (`c` of `fw`): it knows the final torrent; it is a relay.
 const KNOWS_FINAL: u32 = 4;
 const IS_RELAY: u32 = 8;
@@ -57,8 +55,6 @@ struct Connection {
     heard: AtomicBool,
     /// The number under which the peer wants [`HttpClaims`](floodway_proto::wire::HttpClaims); 0: it wants none.
     claims_id: AtomicU8,
-    /// The number under which the peer wants [`UplinkUse`](floodway_proto::wire::UplinkUse); 0: it wants none.
-    uplink_id: AtomicU8,
     /// The number under which the peer wants [`ManifestMessage`](floodway_proto::wire::ManifestMessage)s; 0: it wants none.
     manifest_id: AtomicU8,
     /// The number under which the peer wants [`MetadataMessage`](floodway_proto::wire::MetadataMessage)s; 0: it wants none.
@@ -110,7 +106,6 @@ impl Connection {
             name: theirs.info_hash,
             heard: AtomicBool::new(true),
             claims_id: AtomicU8::new(0),
-            uplink_id: AtomicU8::new(0),
             manifest_id: AtomicU8::new(0),
             metadata_id: AtomicU8::new(0),
             unanswered: watch::Sender::new(0),

@@ -221,7 +221,7 @@ impl Body {
         let Some(bytes) = bytes else {
             self.wire = Wire::Ended;
             return match self.extent.end {
-                Some(end) if self.arrived < end => Err(self.short(end)),
+                Some(end) if self.arrived < end => Err(self.short(end, self.marks_end)),
                 _ => Ok(None),
             };
         };
@@ -236,11 +236,12 @@ impl Body {
         }
     }
 
-    fn short(&self, end: u64) -> OriginError {
+    fn short(&self, end: u64, marked: bool) -> OriginError {
         OriginError::Short {
             url: self.facts.final_url.redacted(),
             got: self.arrived - self.extent.start,
             expected: end - self.extent.start,
+            marked,
         }
     }
 
@@ -255,7 +256,7 @@ impl Body {
             early |= io.is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof);
         });
         match self.extent.end {
-            Some(end) if early => self.short(end),
+            Some(end) if early => self.short(end, false),
             _ => OriginError::Broken {
                 url: self.facts.final_url.redacted(),
                 reason,

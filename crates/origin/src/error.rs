@@ -145,6 +145,8 @@ pub enum OriginError {
         got: u64,
         /// Bytes that should have come.
         expected: u64,
+        /// Whether the reply itself marked this as its end: then it did not break off.
+        marked: bool,
     },
     /// The body goes on beyond what it should be.
     #[error("the origin sent more of {url} than the {expected} bytes that are due")]

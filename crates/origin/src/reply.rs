@@ -121,6 +121,7 @@ impl Head<'_> {
                 url: redact(self.url),
                 got: body,
                 expected: length,
+                marked: true,
             }),
             _ => Ok(Extent {
                 start: sent.start,

@@ -265,6 +265,13 @@ impl Layout {
         (raw < self.piece_count()).then_some(PieceIndex(raw))
     }
 
+    /// Where the content ends, in bytes; while the length is unknown where the last piece ends that there
+    /// [may be](PIECES_WHILE_UNKNOWN).
+    pub fn limit(&self) -> u64 {
+        self.length
+            .unwrap_or_else(|| u64::from(self.piece_count()) * u64::from(self.piece_length))
+    }
+
     /// Where the piece begins, in bytes from the content's start.
     pub fn piece_offset(&self, piece: PieceIndex) -> u64 {
         let (start, first) = self

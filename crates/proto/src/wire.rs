@@ -15,14 +15,12 @@ mod extended;
 mod hashes;
 pub mod manifest;
 mod metadata;
-mod uplink;
 
 pub use claims::HttpClaims;
 pub use extended::{ExtendedHandshake, OwnNode};
 pub use hashes::{HashRequest, joined};
 pub use manifest::{ManifestMessage, ManifestMessageError};
 pub use metadata::{METADATA, METADATA_PIECE, MetadataError, MetadataMessage};
-pub use uplink::UplinkUse;
 
 /// The length of a [`Handshake`] in bytes.
 pub const HANDSHAKE_LENGTH: usize = 68;
@@ -69,9 +67,6 @@ pub enum WireError {
     /// [`HttpClaims`] that are no ascending list of ranges, or too many.
     #[error("the peer's HTTP claims are no list of at most {limit} ascending ranges", limit = HttpClaims::RANGES_LIMIT)]
     Claims,
-    /// An [`UplinkUse`] of another length than one byte, or of an unknown value.
-    #[error("the peer says of its uplink what is none of the values 0 to 2 of one byte")]
-    Uplink,
     /// A malformed message of the kind [`manifest::MANIFEST`].
     #[error("the peer broke the manifest protocol: {0}")]
     Manifest(#[from] ManifestMessageError),
@@ -90,7 +85,6 @@ impl WireError {
             | Self::Bencode(_)
             | Self::Field(_)
             | Self::Claims
-            | Self::Uplink
             | Self::Manifest(_)
             | Self::Metadata(_) => true,
         }

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use floodway_proto::wire::{HttpClaims, Message, UplinkUse};
+use floodway_proto::wire::{HttpClaims, Message};
 use floodway_proto::{BlockId, ByteRate, Time};
 use floodway_swarm::{PeerKey, RequestKey};
 
@@ -27,8 +27,6 @@ pub(crate) enum Packet {
     Control(Vec<Message>),
     /// What an own node fetches over HTTP.
     Claims(HttpClaims),
-    /// How busy an own node's uplink is.
-    Uplink(UplinkUse),
     /// A block, right or wrong.
     Block(BlockId, bool),
 }

@@ -105,7 +105,7 @@ impl World<'_> {
         };
         let block = match packet {
             Packet::Block(block, _) => Some(*block),
-            Packet::Control(_) | Packet::Claims(_) | Packet::Uplink(_) => None,
+            Packet::Control(_) | Packet::Claims(_) => None,
         };
         self.at(reaches, What::Reaches(id));
         let (host, kind) = (self.net.flows[id].host, self.net.flows[id].kind);
@@ -142,10 +142,6 @@ impl World<'_> {
                 let peer = to_key;
                 self.input(to, Input::PeerClaims { peer, claims });
             }
-            (FlowKind::Peer { to, to_key, .. }, Packet::Uplink(uplink)) => {
-                let peer = to_key;
-                self.input(to, Input::PeerUplink { peer, uplink });
-            }
             (
                 FlowKind::Peer {
                     from, to, to_key, ..
@@ -164,8 +160,7 @@ impl World<'_> {
                 },
                 Packet::Block(block, right),
             ) => self.http_block(server, to, request, block, right),
-            (FlowKind::Http { .. }, Packet::Control(_) | Packet::Claims(_) | Packet::Uplink(_)) => {
-            }
+            (FlowKind::Http { .. }, Packet::Control(_) | Packet::Claims(_)) => {}
         }
     }
 }
@@ -185,7 +180,6 @@ impl Packet {
         match self {
             Self::Control(messages) => messages.len() as u64 * MESSAGE_BYTES,
             Self::Claims(claims) => MESSAGE_BYTES + 8 * claims.ranges.len() as u64,
-            Self::Uplink(_) => MESSAGE_BYTES,
             Self::Block(block, _) => u64::from(layout.block_size(*block)) + BLOCK_HEADER,
         }
     }

@@ -8,7 +8,7 @@ use floodway_swarm::{Event, Input, Output, SourceClass, SourceKey};
 use crate::bound::must_finish;
 use crate::control::Directory;
 use crate::events::{Events, What};
-use crate::net::{Host, Network, Packet, Reached};
+use crate::net::{Host, Network, Reached};
 use crate::node::Node;
 use crate::peers::{address, node_at};
 use crate::plan::{Departure, Plan};
@@ -241,8 +241,7 @@ impl<'a> World<'a> {
             Output::Dial { addr } => self.dial(at, addr),
             Output::HangUp { peer, .. } => self.hang_up(at, peer),
             Output::Send { peer, message } => self.send(at, peer, message),
-            Output::Claims { peer, claims } => self.send_own(at, peer, Packet::Claims(claims)),
-            Output::Uplink { peer, uplink } => self.send_own(at, peer, Packet::Uplink(uplink)),
+            Output::Claims { peer, claims } => self.send_claims(at, peer, claims),
             Output::SendBlock { peer, block, .. } => self.send_block(at, peer, block),
             Output::HttpGet {
                 request,

@@ -7,7 +7,7 @@ use floodway_proto::{Layout, PieceIndex};
 use crate::error::OpenError;
 use crate::hashing::agrees;
 use crate::journal::{Held, Journal, Recorded};
-use crate::open::remove;
+use crate::open::{UNKNOWN, remove};
 use crate::spec::{Hashes, Predecessor, Spec};
 use crate::writer::Paths;
 
@@ -43,7 +43,9 @@ pub(crate) fn of_predecessor(spec: &Spec, recorded: &Recorded) -> Option<Recorde
     if header.identity != adopts.identity || !is_divided_so || layout.files().is_some() {
         return None;
     }
-    let before = Layout::new(Some(header.length), header.piece_length).ok()?;
+    // Where the predecessor's end was not known, only pieces of full length are alike.
+    let length = Some(header.length).filter(|&length| length != UNKNOWN);
+    let before = Layout::new(length, header.piece_length).ok()?;
     let is_alike = |piece: PieceIndex| {
         let is_in_both = layout.piece(piece.0).is_some() && before.piece(piece.0).is_some();
         is_in_both && layout.piece_size(piece) == before.piece_size(piece)

@@ -48,7 +48,7 @@ impl Paths {
 }
 
 /// In the journal of a content whose length was not known when it was opened.
-const UNKNOWN: u64 = u64::MAX;
+pub(crate) const UNKNOWN: u64 = u64::MAX;
 
 /// The length of a layout that has one hash for each piece.
 pub(crate) fn checked_length(
@@ -250,17 +250,19 @@ fn resume(
     if !usable {
         remove(&paths.data)?;
     }
-    let (files, is_intact) = if let Some(files) = spec.layout.files() {
-        FileMap::create_folder(&paths.data, &paths.target, files)?
+    let (files, is_intact, readable) = if let Some(files) = spec.layout.files() {
+        let (files, is_intact) = FileMap::create_folder(&paths.data, &paths.target, files)?;
+        (files, is_intact, spec.layout.limit())
     } else {
-        let most = length.unwrap_or_else(|| end_of(&spec.layout));
-        let (files, before) = FileMap::create(&paths.data, &paths.target, length, most)?;
+        let (files, before) =
+            FileMap::create(&paths.data, &paths.target, length, spec.layout.limit())?;
         let is_intact = match recorded.header.map(|old| old.length) {
             // A file whose length was not known is as long as what was written of it.
             Some(UNKNOWN) => before >= written_to(&spec.layout, recorded),
             expected => Some(before) == expected,
         };
-        (files, is_intact)
+        // One whose length is not known now was not given any: it may be shorter than the journal says.
+        (files, is_intact, length.unwrap_or(before))
     };
     let header = header_of(spec, length);
     let mut kept = Recorded {
@@ -274,6 +276,7 @@ fn resume(
         let trust = Trust {
             spec,
             is_intact,
+            readable,
             is_this_boot,
         };
         let untrusted = trust.judge(recorded, &files, &mut kept)?;
@@ -294,12 +297,6 @@ fn resume(
         opened,
         unfinished: Some((paths, Ledger::new(journal, unsynced))),
     })
-}
-
-/// Where the last piece that may exist ends.
-fn end_of(layout: &Layout) -> u64 {
-    let last = layout.pieces().next_back();
-    last.map_or(0, |piece| layout.piece_bytes(piece).end)
 }
 
 /// How long a file must be in which all is that the journal records.
@@ -361,6 +358,8 @@ struct Trust<'a> {
     spec: &'a Spec,
     /// False when the file has not the length it was given: somebody cut it.
     is_intact: bool,
+    /// How many bytes the data has now.
+    readable: u64,
     /// True when the machine has not been started since: what was written is still in the page cache.
     is_this_boot: bool,
 }
@@ -428,6 +427,7 @@ impl Trust<'_> {
         for (&piece, held) in &recorded.pieces {
             match self.piece(piece, held) {
                 _ if layout.piece(piece.0).is_none() => untrusted += 1,
+                _ if layout.piece_bytes(piece).end > self.readable => untrusted += 1,
                 Judgement::Trust => {
                     kept.pieces.insert(piece, *held);
                 }

@@ -153,8 +153,9 @@ impl Shared {
             places
                 .memory
                 .retain(|&piece, _| ended.piece(piece.0).is_some());
-        });
-        self.ended.set(ended).is_ok()
+            // In the lock: nothing beyond the end is held any more.
+            self.ended.set(ended).is_ok()
+        })
     }
 
     pub(crate) fn emit(&self, event: Event) {
@@ -189,9 +190,13 @@ impl Shared {
         self.layout().length().is_some() && self.places().on_disk.is_full()
     }
 
-    /// A piece was verified: it can be read from now on.
+    /// A piece was verified: it can be read from now on, unless the content turned out to end before it.
     pub(crate) fn hold(&self, data: &Arc<PieceData>) {
-        self.with_places(|places| places.memory.insert(data.piece, Arc::clone(data)));
+        self.with_places(|places| {
+            if self.layout().piece(data.piece.0).is_some() {
+                places.memory.insert(data.piece, Arc::clone(data));
+            }
+        });
     }
 
     /// A piece was found bad: it cannot be read any more.
@@ -217,15 +222,8 @@ impl Shared {
 
     /// Fills `out` with the content's bytes from `range.start` on, from memory or the file.
     pub(crate) fn read(&self, range: Range<u64>, out: &mut [u8]) -> Result<(), ReadError> {
-        let length = self.layout().length().unwrap_or(u64::MAX);
-        let fits = range.start <= range.end
-            && range.end <= length
-            && range.end - range.start == out.len() as u64;
-        if !fits {
-            return Err(ReadError::OutOfRange {
-                start: range.start,
-                end: range.end,
-            });
+        if range.end.checked_sub(range.start) != Some(out.len() as u64) {
+            return Err(out_of(&range));
         }
         let mut rest = out;
         for (part, data) in self.locate(range)? {
@@ -243,13 +241,16 @@ impl Shared {
     /// Cuts `range` where bytes move between memory and the file.
     fn locate(&self, range: Range<u64>) -> Result<Vec<Located>, ReadError> {
         let places = self.places();
+        // The end cannot become known while the places are locked.
+        let layout = self.layout();
+        if range.end > layout.limit() {
+            return Err(out_of(&range));
+        }
         let mut parts: Vec<Located> = Vec::new();
         let mut at = range.start;
         while at < range.end {
-            let Some(piece) = self.layout().piece_at(at) else {
-                break;
-            };
-            let end = self.layout().piece_bytes(piece).end.min(range.end);
+            let piece = layout.piece_at(at).ok_or_else(|| out_of(&range))?;
+            let end = layout.piece_bytes(piece).end.min(range.end);
             let data = places.memory.get(&piece);
             if data.is_none() && !places.on_disk.get(piece.0) {
                 return Err(ReadError::NotHeld(piece));
@@ -306,6 +307,13 @@ impl Shared {
             self.emit(Event::Failed { error, retryable });
             self.gate.wait(seen);
         }
+    }
+}
+
+fn out_of(range: &Range<u64>) -> ReadError {
+    ReadError::OutOfRange {
+        start: range.start,
+        end: range.end,
     }
 }
 
@@ -373,5 +381,28 @@ impl Gate {
                 .wait_while(self.lock(), waiting)
                 .unwrap_or_else(PoisonError::into_inner),
         );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_verified_after_the_end_became_known_is_not_held_beyond_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let layout = Layout::new(None, 1 << 16).unwrap();
+        let (files, _) = FileMap::create(&path, &path, None, layout.limit()).unwrap();
+        let on_disk = Bitfield::new(layout.piece_count());
+        let shared = Shared::new(layout, files, on_disk, |_| ());
+        let piece = |piece| PieceData::new(PieceIndex(piece), true, Vec::new(), &shared);
+        shared.hold(&piece(5));
+        assert!(shared.end(3 << 16));
+        shared.hold(&piece(2));
+        shared.hold(&piece(3));
+        assert!(!shared.mark_written(&piece(3)));
+        assert_eq!(shared.held().iter_ones().collect::<Vec<_>>(), [2]);
+        assert!(!shared.holds(PieceIndex(5)) && !shared.holds(PieceIndex(3)));
     }
 }

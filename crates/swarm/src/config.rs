@@ -37,8 +37,6 @@ pub enum Rule {
     DepthByRate,
     /// A complete node hands out each piece once before any twice.
     SpreadFirstCopies,
-    /// Pieces go first to own nodes with idle uplinks while most are busy.
-    FeedIdleUplinks,
     /// A piece that has begun is completed before another begins.
     WholePieces,
     /// Stock peers are served by what they give.

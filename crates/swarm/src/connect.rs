@@ -143,8 +143,7 @@ impl Swarm {
             if let Some(queue) = request_queue {
                 peer.request_queue = usize::try_from(queue).unwrap_or(usize::MAX).max(1);
             }
-            let was_own = std::mem::replace(&mut peer.own, own);
-            if was_own != own {
+            if std::mem::replace(&mut peer.own, own) != own {
                 // Slots are for stock peers only.
                 if own || peer.is_choked {
                     self.slots_taken.remove(&key);
@@ -157,9 +156,6 @@ impl Swarm {
             self.dirty.insert(key);
             if first {
                 self.tell_claims_to(key);
-            }
-            if own && !was_own {
-                self.tell_uplink_to(key);
             }
             self.deal_slot(key);
         }
@@ -381,7 +377,6 @@ impl Swarm {
             self.spread.no_longer_given(piece);
         }
         self.spread.forget(key);
-        self.uplinks.forget(key);
         self.look_again_at_first_copies();
         for partial in self.partials.values_mut() {
             if partial.only == Some(key) {

@@ -40,8 +40,7 @@ impl Swarm {
                 return;
             };
             let depth = if self.follows(Rule::DepthByRate) {
-                let times = if peer.own { self.asks_for_more() } else { 1 };
-                peer.depth(self.now, self.layout.block_length()) * times
+                peer.depth(self.now, self.layout.block_length())
             } else {
                 DEPTH_MIN
             };

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
-use floodway_proto::wire::{HttpClaims, Message, UplinkUse};
+use floodway_proto::wire::{HttpClaims, Message};
 use floodway_proto::{BlockId, ByteRate, PeerName, PieceIndex, Time};
 
 /// One connection to a peer, named by the driver and never used twice.
@@ -92,13 +92,6 @@ pub enum Input {
         peer: PeerKey,
         /// The whole list.
         claims: HttpClaims,
-    },
-    /// An own node says how busy its uplink is.
-    PeerUplink {
-        /// Who.
-        peer: PeerKey,
-        /// How busy.
-        uplink: UplinkUse,
     },
     /// A message other than a block.
     PeerMessage {
@@ -258,13 +251,6 @@ pub enum Output {
         peer: PeerKey,
         /// The whole list.
         claims: HttpClaims,
-    },
-    /// Tell an own node how busy our uplink is, if it wants to know.
-    Uplink {
-        /// Whom.
-        peer: PeerKey,
-        /// How busy.
-        uplink: UplinkUse,
     },
     /// Read a block from the store and send it; answer with `BlockSent`.
     SendBlock {

@@ -11,7 +11,6 @@
 //! | `connect`, `dialer` | whom to dial, which connections to keep, what peers have |
 //! | `picker`, `blocks`, `download` | which block to ask of whom; verdicts, blame and bans |
 //! | `upload`, `spread` | whom to serve, with which first copies |
-//! | `uplink` | to whom pieces go first because it can pass them on |
 //! | `http`, `governor` | requests over HTTP, and whether at all |
 //! | `extents`, `claims` | which bytes to fetch over HTTP, and which others fetch |
 //! | `fresh` | HTTP while a content grows: what is left to peers |
@@ -43,7 +42,6 @@ mod picker;
 mod rate;
 mod spread;
 mod swarm;
-mod uplink;
 mod upload;
 
 pub use config::{Config, Order, Prefer, Rule, Start};

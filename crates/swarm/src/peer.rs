@@ -162,7 +162,8 @@ impl Peer {
         !self.we_are_choked && self.we_are_interested
     }
 
-    /// How many requests may be outstanding: rate × (round trip + slack), in slow start one more per block received.
+    /// How many requests may be outstanding: rate × (round trip + slack), in slow start one more per block received; never
+    /// more than the peer keeps.
     pub(crate) fn depth(&self, now: Time, block_length: u32) -> usize {
         if self.snubbed {
             return 1;
@@ -180,7 +181,8 @@ impl Peer {
         } else {
             steady
         };
-        depth.clamp(DEPTH_MIN, DEPTH_MAX.min(self.request_queue))
+        let most = DEPTH_MAX.min(self.request_queue);
+        depth.max(DEPTH_MIN).min(most)
     }
 
     /// Accounts for a block that came, and returns whether it had been asked for.
@@ -234,5 +236,19 @@ impl Peer {
     pub(crate) fn backlog(&self, now: Time, block_length: u32) -> Duration {
         let waiting = self.asked.len() as u64 * u64::from(block_length);
         Duration::from_micros(waiting.saturating_mul(1_000_000) / self.down.rate(now).0.max(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_more_is_asked_than_the_peer_keeps() {
+        let addr = SocketAddr::from(([10, 0, 0, 1], 1));
+        let mut peer = Peer::new(Time::ZERO, addr, PeerName([1; 20]), true, true, 8);
+        assert_eq!(peer.depth(Time::ZERO, 16384), DEPTH_MIN);
+        peer.request_queue = 1;
+        assert_eq!(peer.depth(Time::ZERO, 16384), 1);
     }
 }

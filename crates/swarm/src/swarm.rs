@@ -22,7 +22,6 @@ use crate::peer::Peer;
 use crate::picker::Picker;
 use crate::rate::{Bucket, Estimate};
 use crate::spread::Spread;
-use crate::uplink::Uplinks;
 
 /// How often time-outs, chokes and the HTTP decision are looked at while something is going on.
 const TICK: Duration = Duration::from_millis(250);
@@ -99,7 +98,6 @@ pub struct Swarm {
     /// Whose piece is being sent.
     pub(crate) upload_turn: Option<(PeerKey, PieceIndex)>,
     pub(crate) spread: Spread,
-    pub(crate) uplinks: Uplinks,
     pub(crate) next_choke: Time,
     pub(crate) optimistic: Option<(PeerKey, Time)>,
     pub(crate) fetching: bool,
@@ -218,7 +216,6 @@ impl Swarm {
             slots_taken: BTreeSet::new(),
             upload_turn: None,
             spread: Spread::default(),
-            uplinks: Uplinks::new(Time::ZERO),
             next_choke: Time::ZERO,
             optimistic: None,
             fetching: true,
@@ -261,7 +258,6 @@ impl Swarm {
         self.now = now;
         if self.started.is_none() {
             self.started = Some(now);
-            self.uplinks = Uplinks::new(now);
         }
         match input {
             Input::PeersFound(addrs) => self.peers_found(&addrs),
@@ -280,7 +276,6 @@ impl Swarm {
                 hears_claims,
             } => self.peer_extended(peer, request_queue, own, hears_claims),
             Input::PeerClaims { peer, claims } => self.peer_claims(peer, &claims),
-            Input::PeerUplink { peer, uplink } => self.peer_uplink(peer, uplink),
             Input::PeerMessage { peer, message } => self.peer_message(peer, message),
             Input::Block { from, block, buf } => self.block_in(from, block, buf),
             Input::BlockSent { peer, block } => self.block_sent(peer, block),
@@ -347,7 +342,6 @@ impl Swarm {
         }
         self.suggest_first_copies();
         self.fill_uploads();
-        self.watch_uplink();
         self.dial();
         #[cfg(debug_assertions)]
         self.check_invariants();
@@ -361,7 +355,6 @@ impl Swarm {
         self.reassign_failed();
         self.notice_stuck();
         self.notice_silent();
-        self.tell_uplink();
         self.choke_round();
         self.look_again_at_first_copies();
         self.plan_dirty = true;
@@ -502,6 +495,11 @@ impl Swarm {
             plan: self.plan,
             counters: self.counters,
         }
+    }
+
+    /// The hash of every piece is known here, and what was held before that was compared with it.
+    pub fn all_verifiable(&self) -> bool {
+        self.verifiable.is_full()
     }
 
     /// True when the piece is held and verified.

@@ -152,7 +152,7 @@ impl Swarm {
     }
 
     /// Whose block goes next: the piece under way is finished first, then the next peer has its turn.
-    fn next_upload(&mut self) -> Option<PeerKey> {
+    fn next_upload(&self) -> Option<PeerKey> {
         let Some((current, piece)) = self.upload_turn else {
             return self.uploads.first().copied();
         };
@@ -163,9 +163,6 @@ impl Swarm {
             .is_some_and(|(block, _)| block.piece == piece);
         if goes_on && self.uploads.contains(&current) {
             return Some(current);
-        }
-        if let Some(idle) = self.favoured_upload() {
-            return Some(idle);
         }
         let (before, after) = (
             self.uploads.range(..=current),

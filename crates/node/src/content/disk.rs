@@ -130,7 +130,7 @@ pub(super) fn has(shared: &Shared, range: &Range<u64>) -> bool {
     let Some(store) = shared.store() else {
         return false;
     };
-    if range.end > shared.layout().length().unwrap_or(u64::MAX) || range.start > range.end {
+    if range.end > shared.layout().limit() || range.start > range.end {
         return false;
     }
     range.is_empty() || shared.covers(&store.have(), range)

@@ -646,7 +646,6 @@ impl Driver {
             }
             Output::Send { peer, message } => self.order(peer, PeerOut::Message(message)),
             Output::Claims { peer, claims } => self.order(peer, PeerOut::Claims(claims)),
-            Output::Uplink { peer, uplink } => self.order(peer, PeerOut::Uplink(uplink)),
             Output::SendBlock { peer, block, zeros } => {
                 self.order(peer, PeerOut::Block { block, zeros });
             }

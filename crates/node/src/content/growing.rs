@@ -70,6 +70,7 @@ pub(super) struct Growing {
     is_final: bool,
     /// Pieces of a content before may be held, which are not known to be the same.
     adopts: bool,
+    is_relay: bool,
 }
 
 /// A standard torrent of a content that is final.
@@ -122,6 +123,7 @@ impl Growing {
             complete: None,
             is_final,
             adopts,
+            is_relay: growth.is_relay,
         }
     }
 
@@ -223,18 +225,17 @@ impl Growing {
         !self.is_final
     }
 
+    /// What is found wrong may be pieces of another content that were taken over.
     pub(super) fn adopts(&self) -> bool {
-        self.adopts
+        self.adopts && !self.is_final
     }
 
-    /// Every piece is what control signed, one by one or by a torrent's name.
-    fn is_proven(&self, names: &FinalNames) -> bool {
+    /// The pieces held are those of the torrent that control signed.
+    fn has_the_v1(&self, names: &FinalNames) -> bool {
         let manifest = self.gossip.manifest();
-        let facts = manifest.facts();
         let sha1s: Vec<Sha1> = self.sha1s.values().copied().collect();
-        let contents = Contents::of(manifest.genesis(), facts);
-        Some(facts.proven_pieces()) == facts.space().piece_count()
-            || contents.is_ok_and(|contents| contents.verify_v1(names, &sha1s).is_ok())
+        let contents = Contents::of(manifest.genesis(), manifest.facts());
+        contents.is_ok_and(|contents| contents.verify_v1(names, &sha1s).is_ok())
     }
 
     pub(super) fn head(&self) -> Head {
@@ -437,8 +438,8 @@ impl Driver {
         else {
             return;
         };
-        // What was taken over from another content is judged by hashes that are still to come.
-        if growing.adopts && !growing.is_proven(&names) {
+        // What was here before, perhaps taken over from another content, is judged by hashes that may still be to come.
+        if !growing.is_relay && !self.swarm.all_verifiable() && !growing.has_the_v1(&names) {
             return;
         }
         growing.is_final = true;

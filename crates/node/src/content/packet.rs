@@ -6,9 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use floodway_origin::OriginError;
 use floodway_proto::record::Head;
-use floodway_proto::wire::{
-    HashRequest, HttpClaims, ManifestMessage, Message, MetadataMessage, UplinkUse,
-};
+use floodway_proto::wire::{HashRequest, HttpClaims, ManifestMessage, Message, MetadataMessage};
 use floodway_proto::{BlockId, PeerName, PieceIndex};
 use floodway_swarm::{HttpEnd, Input, PeerKey, RequestKey, Sender};
 use tokio::sync::mpsc;
@@ -86,8 +84,6 @@ pub(crate) enum PeerOut {
     Message(Message),
     /// What we fetch over HTTP.
     Claims(HttpClaims),
-    /// How busy our uplink is.
-    Uplink(UplinkUse),
     /// About the records and hashes of a growing content.
     Manifest(ManifestMessage),
     /// The answer to an [`Item::MetadataRequest`].

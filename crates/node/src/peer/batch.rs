@@ -19,7 +19,6 @@ const HEADS_LEAST: usize = 64 * 1024;
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Ids {
     pub(super) claims: u8,
-    pub(super) uplink: u8,
     pub(super) manifest: u8,
     pub(super) metadata: u8,
 }
@@ -65,13 +64,6 @@ impl Batch {
                 }
                 PeerOut::Claims(claims) => {
                     let (id, payload) = (ids.claims, claims.encode().into());
-                    Message::Extended { id, payload }.encode(&mut batch.heads);
-                    batch.part(head, 0);
-                }
-                // Older own nodes do not want to know it.
-                PeerOut::Uplink(_) if ids.uplink == 0 => {}
-                PeerOut::Uplink(uplink) => {
-                    let (id, payload) = (ids.uplink, uplink.encode().to_vec().into());
                     Message::Extended { id, payload }.encode(&mut batch.heads);
                     batch.part(head, 0);
                 }

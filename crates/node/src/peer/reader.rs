@@ -7,13 +7,13 @@ use floodway_proto::Layout;
 use floodway_proto::wire::manifest::MANIFEST;
 use floodway_proto::wire::{
     self, ExtendedHandshake, Frame, HttpClaims, Limits, METADATA, ManifestMessage, Message,
-    MetadataMessage, UplinkUse,
+    MetadataMessage,
 };
 use floodway_swarm::Input;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::tcp::ReadHalf;
 
-use super::{CLAIMS_ID, Connection, IS_RELAY, MANIFEST_ID, METADATA_ID, PeerError, UPLINK_ID};
+use super::{CLAIMS_ID, Connection, IS_RELAY, MANIFEST_ID, METADATA_ID, PeerError};
 use crate::content::Item;
 use crate::session::{BUFFER_LENGTH, Pool};
 
@@ -106,10 +106,6 @@ impl Connection {
                 peer,
                 claims: HttpClaims::decode(&payload)?,
             }),
-            Message::Extended { id, payload } if id == UPLINK_ID => Some(Input::PeerUplink {
-                peer,
-                uplink: UplinkUse::decode(&payload)?,
-            }),
             // We offered no other extension, and what we do not know is to be ignored. We ask for no hashes.
             Message::KeepAlive
             | Message::Extended { .. }
@@ -125,8 +121,6 @@ impl Connection {
         let claims_id = theirs.id(HttpClaims::NAME);
         self.claims_id
             .store(claims_id.unwrap_or(0), Ordering::Relaxed);
-        let uplink_id = theirs.id(UplinkUse::NAME).unwrap_or(0);
-        self.uplink_id.store(uplink_id, Ordering::Relaxed);
         let metadata_id = theirs.id(METADATA).unwrap_or(0);
         self.metadata_id.store(metadata_id, Ordering::Relaxed);
         let own = match (self.content.sid, &theirs.floodway) {

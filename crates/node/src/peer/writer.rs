@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use floodway_proto::wire::manifest::MANIFEST;
-use floodway_proto::wire::{ExtendedHandshake, HttpClaims, METADATA, Message, OwnNode, UplinkUse};
+use floodway_proto::wire::{ExtendedHandshake, HttpClaims, METADATA, Message, OwnNode};
 use floodway_proto::{InfoHash, PieceIndex};
 use floodway_swarm::{Input, Sender};
 use tokio::io::AsyncWriteExt as _;
@@ -19,9 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::batch::{Batch, Ids};
 use super::unsent::Unsent;
-use super::{
-    CLAIMS_ID, Connection, IS_RELAY, KNOWS_FINAL, MANIFEST_ID, METADATA_ID, PeerError, UPLINK_ID,
-};
+use super::{CLAIMS_ID, Connection, IS_RELAY, KNOWS_FINAL, MANIFEST_ID, METADATA_ID, PeerError};
 use crate::content::{Item, Packet, PeerOut, Shared};
 use crate::session::Session;
 
@@ -87,7 +85,6 @@ impl Connection {
     fn load(&self, queue: &mut VecDeque<PeerOut>) -> Loading {
         let ids = Ids {
             claims: self.claims_id.load(Ordering::Relaxed),
-            uplink: self.uplink_id.load(Ordering::Relaxed),
             manifest: self.manifest_id.load(Ordering::Relaxed),
             metadata: self.metadata_id.load(Ordering::Relaxed),
         };
@@ -197,10 +194,7 @@ async fn send_all(stream: &mut WriteHalf<'_>, batch: &Batch) -> io::Result<()> {
 /// What we say of ourselves (BEP 10) to a peer that came by `name`, or was asked for by it.
 fn hello(session: &Session, content: &Shared, name: InfoHash) -> ExtendedHandshake {
     let mut capabilities = 0;
-    let mut names = BTreeMap::from([
-        (HttpClaims::NAME.to_owned(), CLAIMS_ID),
-        (UplinkUse::NAME.to_owned(), UPLINK_ID),
-    ]);
+    let mut names = BTreeMap::from([(HttpClaims::NAME.to_owned(), CLAIMS_ID)]);
     if content.is_final() {
         capabilities |= KNOWS_FINAL;
     }

@@ -254,9 +254,7 @@ impl Held {
 
     /// The origin cannot be read any more: what that means for the task.
     pub(super) fn given_up_by(&self, error: &OriginError) -> RelayFailure {
-        let is_longer = matches!(error, OriginError::TooLong { .. });
-        if self.is_open_ended && is_longer && self.content.length().is_some() {
-            // Than another body, whose end was signed.
+        if self.shows_another_body(error) {
             return failure(RelayFailureKind::Changed, error.to_string());
         }
         of_origin(error)
@@ -264,6 +262,9 @@ impl Held {
 
     /// The one GET of the whole failed: it is tried again from the first byte on.
     pub(super) fn read_again(&self, error: &OriginError) -> End {
+        if self.shows_another_body(error) {
+            return End::Failed(self.given_up_by(error));
+        }
         let broke_off = matches!(
             error,
             OriginError::Broken { .. } | OriginError::Short { .. } | OriginError::Stalled { .. }
@@ -272,6 +273,12 @@ impl Held {
             return End::BrokeOff(error.to_string());
         }
         End::Again
+    }
+
+    /// The end of another body was signed, and this one does not end there.
+    fn shows_another_body(&self, error: &OriginError) -> bool {
+        let is_signed = self.is_open_ended && self.content.length().is_some();
+        is_signed && ends_elsewhere(error)
     }
 
     /// It is to read the whole of an origin without ranges, and may have pieces of the content already, which another relay read
@@ -395,6 +402,14 @@ impl Held {
     }
 }
 
+/// The body did not break off: it is longer or shorter than it should be.
+fn ends_elsewhere(error: &OriginError) -> bool {
+    matches!(
+        error,
+        OriginError::TooLong { .. } | OriginError::Short { marked: true, .. }
+    )
+}
+
 /// These are the first orders, or the first after others had it, to read the whole by one GET.
 fn begins_to_read(order: &RelayContent, read_before: bool) -> bool {
     !order.ranges && !order.is_final && !order.leases.is_empty() && !read_before
@@ -497,6 +512,18 @@ mod tests {
             ..order
         };
         assert!(!begins_to_read(&ranges, false));
+    }
+
+    #[test]
+    fn a_body_that_ends_properly_before_the_signed_end_is_another_one() {
+        let short = |marked| OriginError::Short {
+            url: String::new(),
+            got: 1,
+            expected: 2,
+            marked,
+        };
+        assert!(ends_elsewhere(&short(true)));
+        assert!(!ends_elsewhere(&short(false)), "it broke off");
     }
 
     #[test]

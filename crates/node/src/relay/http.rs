@@ -293,6 +293,8 @@ fn serve(
     let wanted = match wanted(header, length) {
         // Of a range that ends with the content nobody can say yet which bytes it has: it is ignored (RFC 9110, section 14.2).
         Wanted::Parts(parts) if parts.iter().any(|part| part.end == OPEN) => Wanted::Whole,
+        // Nor is there more of it than there may be.
+        Wanted::Parts(parts) if length == OPEN => possible(parts, content.layout().limit()),
         wanted => wanted,
     };
     let (reply, segments) = match wanted {
@@ -339,6 +341,18 @@ fn serve(
         reply,
         stream_of(content, serving.0.session.get().cloned(), segments),
     )
+}
+
+/// What of these parts may lie within a content that ends at `limit` or before.
+fn possible(parts: Vec<Range<u64>>, limit: u64) -> Wanted {
+    let cut = parts
+        .into_iter()
+        .map(|part| part.start..part.end.min(limit));
+    let parts: Vec<Range<u64>> = cut.filter(|part| !part.is_empty()).collect();
+    match parts.len() {
+        0 => Wanted::Nothing,
+        _ => Wanted::Parts(parts),
+    }
 }
 
 const OCTETS: &str = "application/octet-stream";
@@ -537,7 +551,7 @@ impl Refusal {
             Self::NoSuchRange { .. } => (
                 StatusCode::RANGE_NOT_SATISFIABLE,
                 "no_such_range",
-                "none of the ranges lies within the content; Content-Range gives its length",
+                "none of the ranges lies within the content; Content-Range gives its length, if that is known",
             ),
             Self::BadQuery => (
                 StatusCode::BAD_REQUEST,
@@ -591,7 +605,8 @@ impl IntoResponse for Refusal {
                     header::HeaderValue::from_static(RETRY_AFTER),
                 );
             }
-            Self::NoSuchRange { length } => {
+            // There is no way to say that the length is unknown.
+            Self::NoSuchRange { length } if length != OPEN => {
                 if let Ok(value) = header::HeaderValue::try_from(format!("bytes */{length}")) {
                     headers.insert(header::CONTENT_RANGE, value);
                 }

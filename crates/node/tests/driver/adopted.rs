@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use floodway_node::{ContentSpec, Target};
 use floodway_proto::digest::sha1;
+use floodway_proto::record::LeaseId;
 use floodway_proto::{ByteRate, PieceIndex};
 use floodway_store::Predecessor;
 
@@ -92,4 +93,55 @@ async fn a_successor_fetches_only_what_differs_whether_it_is_joined_early_or_lat
         let differing = CHANGED.map(|piece| u64::from(layout.piece_size(PieceIndex(piece))));
         assert_eq!(after.counters().peer, differing.iter().sum::<u64>());
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_over_is_judged_also_after_a_restart() {
+    let mut old = Site::new(LENGTH, FAST).await;
+    let agents = session(2).await;
+    let target = Target::File {
+        path: old.kit.path("file"),
+        overwrite: false,
+        rename_when_done: true,
+    };
+    let spec = ContentSpec {
+        peers: vec![old.peer],
+        ..old.control.spec(&old.kit, "file", false, &[])
+    };
+    let before = agents.add(spec).await.unwrap();
+    old.lease();
+    old.seal_all().await;
+    let has_all = |progress: &floodway_node::Progress| Some(progress.have_bytes) == progress.length;
+    until(&before, "all of it", has_all).await;
+    before.stop(false).await;
+
+    let kit = changed(&old.kit);
+    let control = Control::with_nonce(&kit, [8; 16]);
+    let mut new = Site::of(kit, control, FAST).await;
+    let spec = ContentSpec {
+        adopts: Some(Predecessor {
+            identity: old.control.sid().0,
+            only: None,
+        }),
+        target: target.clone(),
+        ..new.control.spec(&new.kit, "file", false, &[])
+    };
+    let killed = agents.add(spec).await.unwrap();
+    until(&killed, "all that may be the same", has_all).await;
+    killed.stop(false).await;
+
+    let spec = ContentSpec {
+        target,
+        ..new.control.spec(&new.kit, "file", false, &[])
+    };
+    // The final names come first, as to everybody who comes late; the hashes of the pieces come after them.
+    new.lease();
+    new.seal_all().await;
+    let mut records = new.control.new_term(LeaseId(0));
+    records.extend(new.control.finalise(&new.kit).0);
+    let again = agents.add(spec).await.unwrap();
+    again.add_records(records.clone());
+    new.relay.add_records(records);
+    again.add_peers(vec![new.peer]);
+    new.kit.completes(&again).await;
 }

@@ -259,7 +259,16 @@ async fn chunked_bodies_end_where_they_say() {
         request.expect = expect(length, ETAG);
         let error = read(&request).await.unwrap_err();
         assert!(format!("{error:?}").starts_with(problem), "{error:?}");
+        let is_marked = matches!(error, OriginError::Short { marked: true, .. });
+        assert_eq!(is_marked, problem == "Short", "its last chunk came");
     }
+    let mut request = ReadRequest::whole(server.url("/cut"));
+    request.expect = expect(12, ETAG);
+    let error = read(&request).await.unwrap_err();
+    assert!(
+        !matches!(error, OriginError::Short { marked: true, .. }),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -280,6 +289,7 @@ async fn a_body_without_any_length_ends_with_the_connection() {
             OriginError::Short {
                 got: 5,
                 expected: 6,
+                marked: false,
                 ..
             }
         ),

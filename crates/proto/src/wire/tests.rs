@@ -527,13 +527,3 @@ fn hostile_metadata_messages_are_refused() {
         );
     }
 }
-
-#[test]
-fn an_uplink_is_one_byte_of_three_values() {
-    for uplink in [UplinkUse::Busy, UplinkUse::Partly, UplinkUse::Idle] {
-        assert_eq!(UplinkUse::decode(&uplink.encode()), Ok(uplink));
-    }
-    for bad in [&[][..], &[3], &[255], &[0, 0]] {
-        assert_eq!(UplinkUse::decode(bad), Err(WireError::Uplink), "{bad:?}");
-    }
-}

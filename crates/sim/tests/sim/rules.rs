@@ -50,12 +50,6 @@ const RULES: &[Row] = &[
         Report::source_copies,
         1.3,
     ),
-    row(
-        Rule::FeedIdleUplinks,
-        one_fast_uplink_among_slow_ones,
-        makespan,
-        1.1,
-    ),
     row(Rule::WholePieces, several_seeds, first_piece, 1.3),
     row(Rule::TitForTat, free_riders, givers_over_takers, 1.1),
     row(Rule::Blame, a_liar_among_seeds, Report::wasted_copies, 2.0),
@@ -156,23 +150,6 @@ fn a_slow_relay() -> Plan {
     let mut plan = plan(seed_and(8, LINK));
     plan.nodes[0].link.up = ByteRate(2_500_000);
     plan
-}
-
-/// Rule 7, second half. Who has the fast uplink is given what the others lack.
-fn one_fast_uplink_among_slow_ones() -> Plan {
-    let slow = Link {
-        up: ByteRate(1_000_000),
-        ..LINK
-    };
-    let mut nodes = seed_and(13, slow);
-    (nodes[0].link, nodes[13].link) = (LINK, Link::of(ByteRate(12_500_000)));
-    for node in &mut nodes {
-        node.config = crate::peers_first;
-    }
-    Plan {
-        layout: Layout::new(Some(24 << 20), 64 << 10).unwrap(),
-        ..plan(nodes)
-    }
 }
 
 /// Rule 8, second half. Pieces are completed one after the other, so that they can be passed on.

@@ -320,3 +320,12 @@ fn slow_connections_do_not_hold_up_each_other() {
         assert!(report.efficiency() > 0.7, "{}", report.summary());
     }
 }
+
+/// A fast uplink among slow ones is used: slow ones keep little in hand, so what they hold is soon asked of the fast one.
+#[test]
+fn one_fast_uplink_serves_the_slow_ones() {
+    for seed in seeds().take(2) {
+        let report = finishes(&floodway_sim::scenarios::named("one-fast").unwrap(), seed);
+        assert!(report.efficiency() > 0.8, "{}", report.summary());
+    }
+}

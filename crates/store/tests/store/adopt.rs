@@ -155,3 +155,27 @@ fn data_of_any_other_content_is_not_adopted() {
         (0, Some(Note::OtherContent))
     );
 }
+
+#[test]
+fn whole_pieces_are_kept_of_a_predecessor_whose_length_was_not_known() {
+    let piece = PIECE as usize;
+    let old = content(3 * piece + 77, 1);
+    let longer = [&old[..], &content(2 * piece, 2)].concat();
+    for new in [&longer[..], &old[..]] {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("file");
+        let rig = Rig::open(Spec {
+            layout: floodway_proto::Layout::new(None, PIECE).unwrap(),
+            ..spec(&target, &old, Hashes::Facts(Nodes::new()))
+        });
+        rig.put_piece(&old, 0);
+        rig.put_piece(&old, 2);
+        rig.store.end(old.len() as u64);
+        rig.put_piece(&old, 3);
+        rig.store.close().unwrap();
+        drop(rig);
+        let rig = Rig::open(successor(&target, new, Hashes::Facts(Nodes::new()), None));
+        assert_eq!(rig.have(), [0, 2], "the last one was short");
+        assert_ne!(rig.opened.note, Some(Note::OtherContent));
+    }
+}

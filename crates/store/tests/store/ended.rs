@@ -5,7 +5,7 @@ use std::path::Path;
 use bytes::Bytes;
 use floodway_proto::digest::sha256;
 use floodway_proto::{BlockId, Layout, PieceIndex};
-use floodway_store::{Event, Hashes, Nodes, OpenError, Spec, Verdict};
+use floodway_store::{Event, Hashes, Nodes, Note, OpenError, ReadError, Spec, Verdict};
 
 use crate::common::{PIECE, Rig, content, layout, nodes, spec};
 
@@ -149,4 +149,59 @@ fn a_later_run_that_knows_the_length_goes_on_with_what_is_there() {
     // Nobody can tell whether that is the whole.
     let again = Rig::try_open(unknown).err();
     assert!(matches!(again, Some(OpenError::TargetExists(_))));
+}
+
+#[test]
+fn a_later_run_that_does_not_know_the_length_fetches_a_short_last_piece_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("file");
+    let data = content(2 * P + 100, 1);
+    let unknown = open_ended(&target, &data, Nodes::new());
+    let rig = Rig::open(unknown.clone());
+    rig.put_piece(&data, 0);
+    rig.store.end(data.len() as u64);
+    rig.put_piece(&data, 2);
+    rig.store.close().unwrap();
+    drop(rig);
+    let rig = Rig::open(unknown);
+    assert_eq!(rig.have(), [0]);
+    assert_eq!(rig.opened.note, Some(Note::Untrusted(1)));
+    rig.store.end(data.len() as u64);
+    rig.put_piece(&data, 1);
+    rig.put_piece(&data, 2);
+    rig.store.finish();
+    rig.finished();
+    assert!(std::fs::read(&target).unwrap() == data);
+}
+
+#[test]
+fn what_was_cut_off_is_fetched_again_when_the_length_is_not_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("file");
+    let data = content(3 * P, 1);
+    let unknown = open_ended(&target, &data, Nodes::new());
+    let rig = Rig::open(unknown.clone());
+    for piece in 0..3 {
+        rig.put_piece(&data, piece);
+    }
+    rig.store.close().unwrap();
+    drop(rig);
+    let unfinished = target.with_file_name("file.floodway");
+    let unfinished = std::fs::File::options().write(true).open(unfinished);
+    unfinished.unwrap().set_len(P as u64 + 5).unwrap();
+    let rig = Rig::open(unknown);
+    assert_eq!(rig.have(), [0]);
+    assert_eq!(rig.opened.note, Some(Note::Untrusted(2)));
+}
+
+#[test]
+fn nothing_is_read_beyond_where_the_content_may_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("file");
+    let rig = Rig::open(open_ended(&target, &[], Nodes::new()));
+    let limit = Layout::new(None, PIECE).unwrap().limit();
+    for start in [limit, u64::MAX - 1] {
+        let read = rig.store.read(start..start + 1, &mut [0]);
+        assert!(matches!(read, Err(ReadError::OutOfRange { .. })));
+    }
 }

@@ -24,12 +24,16 @@ struct Growing {
 
 impl Growing {
     async fn new() -> Self {
+        Self::of_length(Some(LENGTH as u64)).await
+    }
+
+    async fn of_length(length: Option<u64>) -> Self {
         let site = site().await;
         let key = SecretKey::from_seed(&[3; 32]);
         let name = SafeName::new("disk.img").unwrap();
         let file = GenesisFile {
             path: vec![name.clone()],
-            length: Some(LENGTH as u64),
+            length,
             url_suffix: String::new(),
             etag: String::new(),
             version: String::new(),
@@ -248,4 +252,34 @@ async fn the_signed_side_is_for_holders_of_a_capability() {
             );
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_an_unknown_length_nothing_is_served_beyond_where_it_may_end() {
+    let growing = Growing::of_length(None).await;
+    let limit = growing.content.layout().limit();
+    let token = format!("Bearer {}", KEY.issue(growing.sid, None));
+    let path = format!("/api/v1/s/{}/data", growing.sid);
+    for range in [
+        format!("bytes={limit}-{limit}"),
+        format!("bytes={}-{},-0", limit + 5, limit + 9),
+    ] {
+        let headers = [
+            (header::AUTHORIZATION, token.as_str()),
+            (header::RANGE, range.as_str()),
+        ];
+        let reply = growing.site.ask(Method::GET, &path, &headers).await;
+        assert_eq!(reply.status, 416, "{range}");
+        assert_eq!(reply.header(header::CONTENT_RANGE), "", "nobody knows it");
+    }
+    assert_eq!(
+        possible(vec![0..1, limit - 1..limit + 1], limit),
+        Wanted::Parts(vec![0..1, limit - 1..limit])
+    );
+    let beyond = limit..limit + 1;
+    assert!(!growing.content.has(beyond.clone()));
+    let waited = growing.content.available(beyond.clone()).await;
+    assert!(matches!(waited, Err(crate::ReadError::NotHeld(_))));
+    let read = growing.content.read(beyond).await;
+    assert!(matches!(read, Err(crate::ReadError::NotHeld(_))));
 }
