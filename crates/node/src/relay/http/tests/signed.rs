@@ -81,6 +81,10 @@ impl Growing {
             ..content(layout, &site.bytes, target)
         };
         let content = site.session.add(spec).await.unwrap();
+        // Until it was looked at nothing of it is served (503).
+        let mut progress = content.progress();
+        let opened = progress.wait_for(|now| now.state != ContentState::Checking);
+        opened.await.unwrap();
         site.serving.insert(sid, content.clone(), name);
         Self {
             sid,
