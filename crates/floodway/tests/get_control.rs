@@ -283,12 +283,6 @@ fn a_demo_runs_and_reports() {
         report["plain_http"]["bytes_sent"].as_u64().unwrap() >= 48 * MIB,
         "{report}"
     );
-    let faster =
-        report["makespan_seconds"].as_f64() < report["plain_http"]["makespan_seconds"].as_f64();
-    assert!(
-        faster,
-        "four times the origin's bytes cannot be faster: {report}"
-    );
     let left: Vec<_> = fs::read_dir(&*dir)
         .unwrap()
         .flatten()

@@ -3,9 +3,10 @@
 //! Nodes verify pieces by the SHA-256 tree; a false SHA-1 beside a true node would be noticed by nobody but the stock clients of
 //! the v1 torrent. Relays compute both digests of what they get from each other, so it costs no byte of the origin to compare them.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use floodway_api::sync::{PIECES_PER_SYNC, RelayReport};
+use floodway_api::sync::{PIECES_PER_SYNC, PieceReport, RelayReport};
 use floodway_proto::{NodeId, Sid, Time};
 
 use super::Core;
@@ -16,6 +17,10 @@ use crate::tasks::audit::Outcome;
 /// However well confirmations come, the rest of a complete content is waited for at most so many times the setting
 /// `confirm_wait`.
 const WAITS_MAX: u32 = 2;
+
+/// What relays say of pieces that nobody has reported, by piece: no more than one word of each relay for every piece. They are lost with
+/// the process; contents that are complete after a start wait no longer than others.
+pub(super) type EarlyWords = BTreeMap<u32, BTreeMap<NodeId, PieceReport>>;
 
 /// How long a complete content waits.
 #[derive(Clone, Copy, Debug)]
@@ -50,11 +55,23 @@ impl Core {
         if !self.audits(node) {
             return;
         }
+        self.compare(node, sid, report.held.iter().take(PIECES_PER_SYNC).copied());
+        self.finish_if_complete(sid);
+    }
+
+    /// What a relay says of pieces that it got from others, beside what these reported.
+    fn compare(&mut self, node: NodeId, sid: Sid, said: impl Iterator<Item = PieceReport>) {
         let (mut equal, mut impossible) = (Vec::new(), Vec::new());
-        for found in report.held.iter().take(PIECES_PER_SYNC) {
-            let table = self.model.pieces.get(&sid);
-            let Some((reporter, reported)) = table.and_then(|table| table.reading(found.piece))
-            else {
+        for found in said {
+            let Some(table) = self.model.pieces.get(&sid) else {
+                return;
+            };
+            let Some((reporter, reported)) = table.reading(found.piece) else {
+                // Pieces pass from relay to relay faster than their reports reach control.
+                if found.piece < table.count() {
+                    let words = self.early_words.entry(sid).or_default();
+                    words.entry(found.piece).or_default().insert(node, found);
+                }
                 continue;
             };
             if reporter == node {
@@ -63,15 +80,34 @@ impl Core {
             if reported == (found.node, found.sha1) {
                 equal.push(found.piece);
             } else if reported.0 == found.node {
-                self.differs(sid, node, found);
+                self.differs(sid, node, &found);
             } else {
-                impossible.push(*found);
+                impossible.push(found);
             }
         }
         self.confirm(sid, &equal);
         let message = "a piece that others gave is held only when it has the signed SHA-256, and this is another";
-        self.refuse(node, report.sid, "not_signed", message, &impossible);
-        self.finish_if_complete(sid);
+        self.refuse(node, Some(sid), "not_signed", message, &impossible);
+    }
+
+    /// These pieces were reported: others may have spoken of them before.
+    pub(super) fn compare_early(&mut self, sid: Sid, reported: &[PieceReport]) {
+        let Some(words) = self.early_words.get_mut(&sid) else {
+            return;
+        };
+        let mut said: BTreeMap<NodeId, Vec<PieceReport>> = BTreeMap::new();
+        for (node, found) in reported
+            .iter()
+            .filter_map(|piece| words.remove(&piece.piece))
+            .flatten()
+        {
+            said.entry(node).or_default().push(found);
+        }
+        for (node, found) in said {
+            if self.audits(node) {
+                self.compare(node, sid, found.into_iter());
+            }
+        }
     }
 
     /// A second relay has the same SHA-1 of these pieces.
@@ -98,7 +134,7 @@ impl Core {
     }
 
     /// A relay that has verified the piece's SHA-256 finds another SHA-1.
-    fn differs(&mut self, sid: Sid, node: NodeId, found: &floodway_api::sync::PieceReport) {
+    fn differs(&mut self, sid: Sid, node: NodeId, found: &PieceReport) {
         let audits = self.model.audits.get(&sid);
         if audits.is_some_and(|audits| audits.disputes_of(node).len() >= DISPUTES_MAX) {
             return;
@@ -173,6 +209,7 @@ impl Core {
         let now = self.now.time;
         let pieces = &self.model.pieces;
         self.confirm_waits.retain(|sid, _| pieces.contains_key(sid));
+        self.early_words.retain(|sid, _| pieces.contains_key(sid));
         self.unaudited.retain(|sid, _| pieces.contains_key(sid));
         let late = self.confirm_waits.iter();
         let late = late.filter(|(_, wait)| wait.until <= now);

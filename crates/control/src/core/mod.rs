@@ -37,7 +37,7 @@ use floodway_proto::record::SecretKey;
 use floodway_proto::{NodeId, Sid, Time};
 use tokio::sync::oneshot;
 
-use self::confirm::Wait;
+use self::confirm::{EarlyWords, Wait};
 use crate::db::{Change, LeaseRow, Model};
 use crate::error::ApiError;
 use crate::settings::{Advanced, Settings};
@@ -120,6 +120,8 @@ pub(crate) struct Core {
     audits_end: BTreeMap<(Sid, u32, NodeId), Time>,
     /// How long complete contents wait for a second relay's word for every SHA-1.
     confirm_waits: BTreeMap<Sid, Wait>,
+    /// What relays said of pieces that others have not reported yet.
+    early_words: BTreeMap<Sid, EarlyWords>,
     last_lease: u64,
     parked: HashMap<NodeId, Parked>,
     /// Moments at which a parked sync is due.
@@ -151,6 +153,7 @@ impl Core {
             unaudited: BTreeMap::new(),
             audits_end: BTreeMap::new(),
             confirm_waits: BTreeMap::new(),
+            early_words: BTreeMap::new(),
             last_lease: 0,
             parked: HashMap::new(),
             due: BTreeSet::new(),

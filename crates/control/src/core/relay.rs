@@ -154,6 +154,7 @@ impl Core {
             }));
         }
         self.seal_pieces(sid, &news);
+        self.compare_early(sid, &news);
         self.release_known_leases(sid);
         self.choose_audits(sid, &news);
         self.finish_if_complete(sid);

@@ -283,6 +283,23 @@ fn final_does_not_wait_for_whoever_confirms_slowly() {
 }
 
 #[test]
+fn what_is_said_of_a_piece_before_its_reporter_speaks_counts() {
+    let mut rig = Rig::new(8, 2, |_| {});
+    rig.holds(1, pieces(0..8));
+    // Nor are the words of before the end forgotten.
+    rig.reports(0, pieces(0..3));
+    rig.reports(0, pieces(3..8));
+    let asked = rig.asked(1);
+    rig.audited(1, pieces(asked));
+    assert_eq!(rig.state(), (RelayState::Final, Some(rig.sid)));
+
+    let mut rig = Rig::new(8, 3, |_| {});
+    rig.holds(1, vec![false_sha1(5)]);
+    rig.reports(0, pieces(0..8));
+    assert_eq!(rig.outcomes(Outcome::Different), 1);
+}
+
+#[test]
 fn a_flood_of_false_words_costs_a_few_third_readings() {
     let mut rig = Rig::new(200, 3, |_| {});
     rig.reports(0, pieces(0..150));
