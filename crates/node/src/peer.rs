@@ -24,6 +24,7 @@ mod batch;
 mod error;
 mod handshake;
 mod reader;
+mod received;
 mod unsent;
 mod writer;
 

@@ -23,7 +23,7 @@ use crate::peer;
 mod pool;
 mod rate;
 
-pub(crate) use pool::{BUFFER_LENGTH, Pool, SendPool};
+pub(crate) use pool::{Pool, SendPool, Size};
 pub(crate) use rate::RateGate;
 
 /// Connections waiting to be accepted.

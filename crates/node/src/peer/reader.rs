@@ -2,40 +2,33 @@
 
 use std::sync::atomic::Ordering;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use floodway_proto::Layout;
 use floodway_proto::wire::manifest::MANIFEST;
 use floodway_proto::wire::{
-    self, ExtendedHandshake, Frame, HttpClaims, Limits, METADATA, ManifestMessage, Message,
-    MetadataMessage,
+    self, ExtendedHandshake, Frame, HttpClaims, METADATA, ManifestMessage, Message, MetadataMessage,
 };
 use floodway_swarm::Input;
-use tokio::io::AsyncReadExt as _;
 use tokio::net::tcp::ReadHalf;
 
+use super::received::Received;
 use super::{CLAIMS_ID, Connection, IS_RELAY, MANIFEST_ID, METADATA_ID, PeerError};
 use crate::content::Item;
-use crate::session::{BUFFER_LENGTH, Pool};
-
-/// A buffer with less room than this is changed for another: small reads cost as much as large ones.
-const ROOM_LEAST: usize = 32 * 1024;
 
 impl Connection {
     /// Reads until the peer is done or wrong.
     pub(super) async fn read(&self, mut stream: ReadHalf<'_>) -> Result<(), PeerError> {
         let mut reading = self.content.reading.clone();
-        let pool = self.session.pool();
-        let mut buffer = pool.take();
+        let mut received = Received::new(self.session.pool());
         loop {
             self.may_read(&mut reading).await?;
-            make_room(&mut buffer, pool);
-            let read = stream.read_buf(&mut buffer).await?;
+            let read = received.read(&mut stream).await?;
             if read == 0 {
                 return Err(PeerError::Closed);
             }
             self.heard.store(true, Ordering::Relaxed);
             self.session.down().charge(read);
-            let frames = frames(&mut buffer, self.content.wire_limits)?;
+            let frames = received.frames(self.content.wire_limits)?;
             let items = self.items(frames)?;
             if !items.is_empty() {
                 self.send(items).await?;
@@ -150,48 +143,6 @@ impl Connection {
     }
 }
 
-/// Gives `buffer` room for the rest of a message whose beginning it holds, or for a good read.
-fn make_room(buffer: &mut BytesMut, pool: &Pool) {
-    let rest = if buffer.len() < 4 {
-        0
-    } else {
-        wire::needed(buffer).saturating_sub(buffer.len())
-    };
-    if buffer.capacity() - buffer.len() >= rest.max(ROOM_LEAST) {
-        return;
-    }
-    let length = buffer.len() + rest + ROOM_LEAST;
-    // A message that no pooled buffer holds gets its own.
-    let mut fresh = if length > BUFFER_LENGTH {
-        BytesMut::with_capacity(length)
-    } else {
-        pool.take()
-    };
-    fresh.extend_from_slice(buffer);
-    let used = std::mem::replace(buffer, fresh);
-    pool.give(used);
-}
-
-/// Takes all whole frames off `buffer`; the beginning of the next one stays.
-fn frames(buffer: &mut BytesMut, limits: Limits) -> Result<Bytes, PeerError> {
-    let mut end = 0;
-    loop {
-        let rest = &buffer[end..];
-        if rest.len() < 4 {
-            break;
-        }
-        let total = wire::needed(rest);
-        if total > rest.len() {
-            // Refuses what is too long before it is waited for.
-            let mut head = Bytes::copy_from_slice(&rest[..rest.len().min(5)]);
-            wire::decode(&mut head, &limits)?;
-            break;
-        }
-        end += total;
-    }
-    Ok(buffer.split_to(end).freeze())
-}
-
 fn block(layout: &Layout, piece: u32, begin: u32, data: Bytes) -> Result<Item, PeerError> {
     let length = u32::try_from(data.len()).ok();
     let block = length.and_then(|length| layout.block(piece, begin, length));
@@ -207,40 +158,7 @@ fn block(layout: &Layout, piece: u32, begin: u32, data: Bytes) -> Result<Item, P
 
 #[cfg(test)]
 mod tests {
-    use bytes::BufMut as _;
-    use floodway_proto::wire::encode_piece_header;
-
     use super::*;
-
-    #[test]
-    fn whole_frames_are_taken_and_the_rest_stays() {
-        let limits = Limits::for_pieces(16);
-        let mut buffer = BytesMut::new();
-        Message::Have(3).encode(&mut buffer);
-        encode_piece_header(1, 0, 4, &mut buffer);
-        buffer.put_slice(b"data");
-        Message::Have(4).encode(&mut buffer);
-        let all = buffer.clone();
-        for cut in 0..all.len() {
-            let mut buffer = BytesMut::from(&all[..cut]);
-            let whole = frames(&mut buffer, limits).unwrap();
-            let expected = [0, 9, 26].into_iter().rfind(|&end| end <= cut).unwrap();
-            assert_eq!(
-                (whole.len(), buffer.len()),
-                (expected, cut - expected),
-                "cut at {cut}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_message_that_is_too_long_is_refused_by_its_head() {
-        let limits = Limits::for_pieces(16);
-        let head = |bytes: &[u8]| frames(&mut BytesMut::from(bytes), limits);
-        assert!(head(b"\xff\xff\xff\xff").is_err());
-        assert!(head(b"\0\x01\0\x0a\x07").is_err(), "a block above 64 KiB");
-        assert!(head(b"\0\0\x40\x09\x07").is_ok());
-    }
 
     #[test]
     fn blocks_that_do_not_fit_are_refused() {
@@ -254,15 +172,5 @@ mod tests {
                 "{piece} {begin} {length}"
             );
         }
-    }
-
-    #[test]
-    fn a_long_message_gets_a_buffer_of_its_own() {
-        let pool = Pool::default();
-        let mut buffer = pool.take();
-        buffer.put_u32(1 << 20);
-        make_room(&mut buffer, &pool);
-        assert!(buffer.capacity() >= (1 << 20) + 4);
-        assert_eq!(&buffer[..], (1_u32 << 20).to_be_bytes());
     }
 }
