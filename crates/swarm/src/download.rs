@@ -214,45 +214,42 @@ impl Swarm {
         {
             return None;
         }
-        let block_length = self.layout.block_length();
+        let length = self.layout.block_length();
         let peer = self.peers.get(&key)?;
         // A second request pays only when it is clearly sooner answered than the first.
-        let own = peer.backlog(self.now, block_length) * 2 + peer.round_trip() + TWICE_PAYS;
-        let mut slowest: Option<(Duration, u32, u32)> = None;
-        let from = if self.partials.len() > TWICE_PROBED {
-            self.rng.u32(..self.layout.piece_count())
-        } else {
-            0
-        };
-        let begun = self
-            .partials
-            .range(from..)
-            .chain(self.partials.range(..from));
-        for (&piece, partial) in begun.take(TWICE_PROBED) {
-            if !peer.have.get(piece)
-                || partial.is_complete()
-                || partial.only.is_some()
-                || self.reserved.get(piece)
-            {
+        let sooner = peer.answers_in(self.now, peer.asked.len(), length) * 2
+            + peer.round_trip()
+            + TWICE_PAYS;
+        let mut latest: Option<(Duration, BlockId)> = None;
+        for (_, rival) in self.peers.iter().filter(|(other, _)| **other != key) {
+            let last = rival.asked.iter().enumerate().rev().take(TWICE_PROBED);
+            let mut fits = last.filter(|(_, asked)| {
+                peer.have.get(asked.block.piece.0) && self.is_asked_once(asked.block)
+            });
+            let Some((at, asked)) = fits.next() else {
                 continue;
-            }
-            for (index, block) in (0..).zip(&partial.blocks) {
-                let Block::Claimed(other, None) = *block else {
-                    continue;
-                };
-                let Some(rival) = self.peers.get(&other).filter(|_| other != key) else {
-                    continue;
-                };
-                let backlog = rival.backlog(self.now, block_length);
-                if (rival.snubbed || backlog > own)
-                    && slowest.is_none_or(|(worst, ..)| backlog > worst)
-                {
-                    slowest = Some((backlog, piece, index));
-                }
+            };
+            let wait = if rival.snubbed {
+                Duration::MAX
+            } else {
+                let silent = self.now.since(rival.progress_at);
+                silent.max(rival.answers_in(self.now, at, length))
+            };
+            if wait > latest.map_or(sooner, |(wait, _)| wait) {
+                latest = Some((wait, asked.block));
             }
         }
-        let (_, piece, index) = slowest?;
-        self.claim(piece, index, key)
+        let (_, block) = latest?;
+        self.claim(block.piece.0, block.index, key)
+    }
+
+    /// One peer is asked for the block, and another one may be.
+    fn is_asked_once(&self, block: BlockId) -> bool {
+        let partial = self.partials.get(&block.piece.0);
+        let partial =
+            partial.filter(|partial| partial.only.is_none() && !self.reserved.get(block.piece.0));
+        let state = partial.and_then(|partial| partial.blocks.get(block.index as usize));
+        matches!(state, Some(Block::Claimed(_, None)))
     }
 
     /// The peer will not deliver this block.
@@ -310,13 +307,20 @@ impl Swarm {
                 HangUp::Protocol("a reject of something that was never asked"),
             );
         };
-        if self
-            .peers
-            .get_mut(&key)
-            .is_some_and(|peer| peer.unask(block))
-        {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        if !peer.answers_taken_back(block) && peer.unask(block) {
             self.release(block, key);
         }
+    }
+
+    /// Cancels a request that is no longer among those asked.
+    fn take_back(&mut self, key: PeerKey, block: BlockId) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.takes_back(block);
+        }
+        self.send(key, Message::Cancel(self.request_of(block)));
     }
 
     /// Requests that a peer sits on are given to others; what it still sends is welcome.
@@ -338,7 +342,7 @@ impl Swarm {
             peer.snubbed = true;
             peer.progress_at = now;
             for asked in std::mem::take(&mut peer.asked) {
-                self.send(key, Message::Cancel(self.request_of(asked.block)));
+                self.take_back(key, asked.block);
                 self.release(asked.block, key);
             }
         }
@@ -351,7 +355,7 @@ impl Swarm {
                 .get_mut(&key)
                 .map(|peer| std::mem::take(&mut peer.asked));
             for asked in asked.into_iter().flatten() {
-                self.send(key, Message::Cancel(self.request_of(asked.block)));
+                self.take_back(key, asked.block);
                 self.release(asked.block, key);
             }
         }
@@ -385,7 +389,7 @@ impl Swarm {
                 .get_mut(&rival)
                 .is_some_and(|peer| peer.unask(block))
             {
-                self.send(rival, Message::Cancel(self.request_of(block)));
+                self.take_back(rival, block);
                 self.dirty.insert(rival);
             }
         }

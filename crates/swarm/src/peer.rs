@@ -37,6 +37,8 @@ pub(crate) struct Peer {
     pub(crate) is_choked: bool,
     /// Requests under way, oldest first.
     pub(crate) asked: VecDeque<Asked>,
+    /// Requests that were taken back and that it answers all the same, by a block or a reject (BEP 6), oldest first.
+    taken_back: VecDeque<BlockId>,
     pub(crate) request_queue: usize,
     /// Grows with each block until the rate stops growing.
     depth: usize,
@@ -94,6 +96,10 @@ const DEPTH_MAX: usize = 2000;
 pub(crate) const DEPTH_MIN: usize = 4;
 /// A longer gap is not waited for in proportion.
 const GAP_MAX: Duration = Duration::from_secs(20);
+/// Beyond some gaps, silence of this length means that requests are lost.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The same of an own node: it serves those first that are further from done, and whoever is ahead waits for long.
+const PATIENCE_OWN: Duration = Duration::from_secs(4);
 /// What must be under way beyond one round trip, so that a late answer does not leave the link idle.
 const SLACK: Duration = Duration::from_millis(250);
 
@@ -121,6 +127,7 @@ impl Peer {
             is_interested: false,
             is_choked: true,
             asked: VecDeque::new(),
+            taken_back: VecDeque::new(),
             request_queue: REQUEST_QUEUE_DEFAULT,
             depth: DEPTH_MIN,
             slow_start: true,
@@ -192,6 +199,7 @@ impl Peer {
         self.snubbed = false;
         let before = std::mem::replace(&mut self.progress_at, now);
         let Some(at) = self.asked.iter().position(|asked| asked.block == block) else {
+            self.answers_taken_back(block);
             return false;
         };
         let Some(asked) = self.asked.remove(at) else {
@@ -216,13 +224,31 @@ impl Peer {
         at.is_some_and(|at| self.asked.remove(at).is_some())
     }
 
+    /// A request was taken back.
+    pub(crate) fn takes_back(&mut self, block: BlockId) {
+        if !self.fast {
+            return;
+        }
+        if self.taken_back.len() == DEPTH_MAX {
+            self.taken_back.pop_front();
+        }
+        self.taken_back.push_back(block);
+    }
+
+    /// True when an answer for this block belongs to a request that was taken back: one for the same block that was made since is
+    /// still open.
+    pub(crate) fn answers_taken_back(&mut self, block: BlockId) -> bool {
+        let at = self.taken_back.iter().position(|back| *back == block);
+        at.is_some_and(|at| self.taken_back.remove(at).is_some())
+    }
+
     /// When its oldest request counts as lost: nothing came for several times its usual gap.
     pub(crate) fn expires_at(&self) -> Option<Time> {
         let oldest = self.asked.front()?;
         let patience = if self.rtt_min.is_none() {
             Duration::from_secs(10)
         } else {
-            self.gap.min(GAP_MAX) * 3 + Duration::from_secs(2)
+            self.gap.min(GAP_MAX) * 3 + if self.own { PATIENCE_OWN } else { PATIENCE }
         };
         Some(oldest.at.max(self.progress_at) + patience)
     }
@@ -232,10 +258,10 @@ impl Peer {
         self.rtt_min.unwrap_or_default()
     }
 
-    /// How long the blocks asked for will take at its present rate.
-    pub(crate) fn backlog(&self, now: Time, block_length: u32) -> Duration {
-        let waiting = self.asked.len() as u64 * u64::from(block_length);
-        Duration::from_micros(waiting.saturating_mul(1_000_000) / self.down.rate(now).0.max(1))
+    /// How long an answer will take at its present rate, when `before` requests are answered first.
+    pub(crate) fn answers_in(&self, now: Time, before: usize, block_length: u32) -> Duration {
+        let bytes = before as u64 * u64::from(block_length);
+        Duration::from_micros(bytes.saturating_mul(1_000_000) / self.down.rate(now).0.max(1))
     }
 }
 

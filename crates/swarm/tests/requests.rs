@@ -1,0 +1,125 @@
+//! Requests to peers: taken back and made again, and made twice in the end-game.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use floodway_proto::wire::{Message, Request};
+use floodway_proto::{BlockId, Layout, PeerName, PieceIndex, Time};
+use floodway_swarm::{BufKey, Config, Input, Output, PeerKey, Sender, Start, Swarm, Verdict};
+
+const BLOCK: u32 = 16 * 1024;
+const BLOCKS: u32 = 4;
+
+/// An engine that lacks one piece of [`BLOCKS`] blocks.
+struct Bench {
+    swarm: Swarm,
+    now: Time,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let piece = BLOCK * BLOCKS;
+        let layout = Layout::new(Some(piece.into()), piece).unwrap();
+        let config = Config::new(PeerName([5; 20]));
+        Self {
+            swarm: Swarm::new(config, layout, Start::empty(1), 1),
+            now: Time::from_millis(1000),
+        }
+    }
+
+    /// A peer that has everything and serves us.
+    fn seed(&mut self, name: u8) -> PeerKey {
+        let peer = PeerKey(name.into());
+        self.feed(Input::PeerUp {
+            peer,
+            addr: SocketAddr::from(([10, 0, 0, name], 1)),
+            name: PeerName([name; 20]),
+            inbound: true,
+            fast: true,
+        });
+        for message in [Message::HaveAll, Message::Unchoke] {
+            self.feed(Input::PeerMessage { peer, message });
+        }
+        peer
+    }
+
+    fn feed(&mut self, input: Input) {
+        self.swarm.handle_input(self.now, input);
+    }
+
+    fn block(&mut self, peer: PeerKey, index: u32) {
+        let piece = PieceIndex(0);
+        self.feed(Input::Block {
+            from: Sender::Peer(peer),
+            block: BlockId { piece, index },
+            buf: BufKey(index.into()),
+        });
+    }
+
+    fn pass(&mut self, time: Duration) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += Duration::from_millis(250);
+            self.feed(Input::Tick);
+        }
+    }
+
+    /// What this peer was told since the last look: blocks it was asked for, blocks that were taken back.
+    fn said(&mut self, to: PeerKey) -> (Vec<u32>, Vec<u32>) {
+        let (mut asked, mut taken_back) = (Vec::new(), Vec::new());
+        loop {
+            match self.swarm.poll_output() {
+                Output::WakeAt(_) => return (asked, taken_back),
+                Output::Send { peer, message } if peer == to => match message {
+                    Message::Request(request) => asked.push(request.begin / BLOCK),
+                    Message::Cancel(request) => taken_back.push(request.begin / BLOCK),
+                    _ => {}
+                },
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn a_reject_answers_what_was_taken_back_and_not_the_request_made_since() {
+    let mut bench = Bench::new();
+    let peer = bench.seed(1);
+    assert_eq!(bench.said(peer), (vec![0, 1, 2, 3], vec![]));
+    bench.pass(Duration::from_secs(12));
+    let (again, taken_back) = bench.said(peer);
+    assert_eq!(taken_back, [0, 1, 2, 3]);
+    assert_eq!(again, [0], "one at a time, until it delivers");
+    for index in 0..BLOCKS {
+        let message = Message::Reject(Request {
+            piece: 0,
+            begin: index * BLOCK,
+            length: BLOCK,
+        });
+        bench.feed(Input::PeerMessage { peer, message });
+    }
+    assert_eq!(bench.said(peer).0, [0_u32; 0], "block 0 is still asked for");
+    for index in 0..BLOCKS {
+        bench.block(peer, index);
+    }
+    bench.feed(Input::Hashed {
+        piece: PieceIndex(0),
+        verdict: Verdict::Good {
+            disproved: Vec::new(),
+        },
+    });
+    assert!(bench.swarm.has(PieceIndex(0)));
+    assert_eq!(bench.swarm.progress().counters.wasted, 0);
+}
+
+#[test]
+fn what_is_asked_twice_is_what_would_come_last() {
+    let mut bench = Bench::new();
+    let slow = bench.seed(1);
+    assert_eq!(bench.said(slow).0, [0, 1, 2, 3]);
+    // A block a second: the third of those left takes two more.
+    bench.pass(Duration::from_secs(1));
+    bench.block(slow, 0);
+    let quick = bench.seed(2);
+    assert_eq!(bench.said(quick).0, [3], "and not what comes next anyhow");
+}
