@@ -286,7 +286,7 @@ fn final_does_not_wait_for_whoever_confirms_slowly() {
 fn what_is_said_of_a_piece_before_its_reporter_speaks_counts() {
     let mut rig = Rig::new(8, 2, |_| {});
     rig.holds(1, pieces(0..8));
-    // Nor are the words of before the end forgotten.
+    // A word waits until its own piece is reported, however many others are before.
     rig.reports(0, pieces(0..3));
     rig.reports(0, pieces(3..8));
     let asked = rig.asked(1);

@@ -243,13 +243,14 @@ fn a_late_node_joins_and_finishes() {
     }
 }
 
-/// A complete node hands every piece out once before it hands any out twice.
+/// A complete node hands every piece out once before it hands any out twice. And who is ahead of the others waits until it is
+/// served: as long as it gave up own nodes after two seconds, some seeds had 0.915.
 #[test]
 fn first_copies_are_spread_and_not_repeated() {
     for seed in seeds().take(5) {
         let report = finishes(&floodway_sim::scenarios::named("s1").unwrap(), seed);
         assert!(
-            report.source_copies() < 1.08 && report.efficiency() > 0.9,
+            report.source_copies() < 1.08 && report.efficiency() > 0.95,
             "{}",
             report.summary()
         );

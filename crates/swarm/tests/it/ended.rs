@@ -1,7 +1,5 @@
 //! Contents whose length becomes known while they are fetched: what the engine counts before and after.
 
-use std::net::SocketAddr;
-
 use bytes::Bytes;
 use floodway_proto::wire::{HttpClaims, Message, Request};
 use floodway_proto::{Bitfield, BlockId, Layout, PIECES_WHILE_UNKNOWN, PeerName, PieceIndex, Time};
@@ -9,6 +7,8 @@ use floodway_swarm::{
     Access, BufKey, Config, Event, HangUp, HttpEnd, Input, Output, PeerKey, Sender, SourceClass,
     SourceKey, Start, Swarm, Verdict,
 };
+
+use crate::peer_up;
 
 const PIECE: u32 = 32 << 10;
 const BLOCK: u64 = 16 << 10;
@@ -61,13 +61,7 @@ impl Bench {
     }
 
     fn peer_up(&mut self) -> Vec<Output> {
-        let mut said = self.feed(Input::PeerUp {
-            peer: PEER,
-            addr: SocketAddr::from(([10, 0, 0, 1], 1)),
-            name: PeerName([1; 20]),
-            inbound: true,
-            fast: true,
-        });
+        let mut said = self.feed(peer_up(1));
         said.extend(self.feed(Input::PeerExtended {
             peer: PEER,
             request_queue: None,

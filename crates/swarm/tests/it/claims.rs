@@ -1,6 +1,5 @@
 //! Own nodes share what they fetch: claims on HTTP (who is believed, how far, who gives way), and first copies.
 
-use std::net::SocketAddr;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -10,6 +9,8 @@ use floodway_swarm::{
     Access, BufKey, Config, HangUp, Input, Output, PeerKey, Prefer, RequestKey, Sender,
     SourceClass, SourceKey, Start, Swarm,
 };
+
+use crate::peer_up;
 
 const PIECES: u32 = 256;
 const SOURCE: SourceKey = SourceKey(0);
@@ -43,13 +44,7 @@ impl Bench {
 
     fn connect(&mut self, name: u8, says: Message) {
         let peer = PeerKey(name.into());
-        self.feed(Input::PeerUp {
-            peer,
-            addr: SocketAddr::from(([10, 0, 0, name], 1)),
-            name: PeerName([name; 20]),
-            inbound: true,
-            fast: true,
-        });
+        self.feed(peer_up(name));
         self.feed(Input::PeerExtended {
             peer,
             request_queue: None,

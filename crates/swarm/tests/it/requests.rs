@@ -1,11 +1,12 @@
 //! Requests to peers: taken back and made again, and made twice in the end-game.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use floodway_proto::wire::{Message, Request};
 use floodway_proto::{BlockId, Layout, PeerName, PieceIndex, Time};
 use floodway_swarm::{BufKey, Config, Input, Output, PeerKey, Sender, Start, Swarm, Verdict};
+
+use crate::peer_up;
 
 const BLOCK: u32 = 16 * 1024;
 const BLOCKS: u32 = 4;
@@ -30,13 +31,7 @@ impl Bench {
     /// A peer that has everything and serves us.
     fn seed(&mut self, name: u8) -> PeerKey {
         let peer = PeerKey(name.into());
-        self.feed(Input::PeerUp {
-            peer,
-            addr: SocketAddr::from(([10, 0, 0, name], 1)),
-            name: PeerName([name; 20]),
-            inbound: true,
-            fast: true,
-        });
+        self.feed(peer_up(name));
         for message in [Message::HaveAll, Message::Unchoke] {
             self.feed(Input::PeerMessage { peer, message });
         }

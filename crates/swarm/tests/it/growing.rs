@@ -12,6 +12,8 @@ use floodway_swarm::{
     SourceClass, SourceKey, Start, Swarm, Verdict,
 };
 
+use crate::peer_up;
+
 const PIECE: u32 = 32 << 10;
 const PIECES: u32 = 8;
 const ORIGIN: SourceKey = SourceKey(0);
@@ -104,13 +106,7 @@ impl Bench {
     }
 
     fn peer_up(&mut self, own: bool) -> Vec<Output> {
-        let mut said = self.feed(Input::PeerUp {
-            peer: PEER,
-            addr: SocketAddr::from((NEIGHBOUR, 1)),
-            name: PeerName([1; 20]),
-            inbound: true,
-            fast: true,
-        });
+        let mut said = self.feed(peer_up(1));
         said.extend(self.feed(Input::PeerExtended {
             peer: PEER,
             request_queue: None,
@@ -340,13 +336,7 @@ fn a_relay_deals_each_new_piece_out_to_one_peer() {
     bench.message(Message::Interested);
     let other = PeerKey(2);
     for input in [
-        Input::PeerUp {
-            peer: other,
-            addr: SocketAddr::from(([10, 0, 0, 2], 1)),
-            name: PeerName([2; 20]),
-            inbound: true,
-            fast: true,
-        },
+        peer_up(2),
         Input::PeerExtended {
             peer: other,
             request_queue: None,

@@ -1,0 +1,22 @@
+//! The engine from outside: inputs in, outputs out, no I/O.
+
+use std::net::SocketAddr;
+
+use floodway_proto::PeerName;
+use floodway_swarm::{Input, PeerKey};
+
+mod claims;
+mod ended;
+mod growing;
+mod requests;
+
+/// A peer that connected to us from `10.0.0.NAME`. It knows BEP 6, and its key and its name are this number too.
+fn peer_up(name: u8) -> Input {
+    Input::PeerUp {
+        peer: PeerKey(name.into()),
+        addr: SocketAddr::from(([10, 0, 0, name], 1)),
+        name: PeerName([name; 20]),
+        inbound: true,
+        fast: true,
+    }
+}
