@@ -17,6 +17,26 @@ use crate::{ContentEvent, ContentSpec, Growth, Target};
 
 /// How often it is told how much of a growing content can be verified.
 const FACTS_EVERY: Duration = Duration::from_secs(1);
+/// Without a byte for so long, and so long after control said that the content is final, what is lacking is not bytes but hashes:
+/// neighbours did not pass them on, nor did relays give them over HTTP, which are asked after five seconds.
+const STRANDED: Duration = Duration::from_secs(8);
+
+/// Since when control says that the content is final, while it is not here.
+#[derive(Debug, Default)]
+pub(super) struct ToldFinal(Option<Instant>);
+
+impl ToldFinal {
+    /// True when the records that say what the last pieces hash to were lost on the way. `told`: whether control says now that it
+    /// is final; `quiet`: how long no byte came. Who has long had every byte waits for the records all the same.
+    pub(super) fn strands(&mut self, told: bool, quiet: Duration, now: Instant) -> bool {
+        if !told {
+            self.0 = None;
+            return false;
+        }
+        let since = *self.0.get_or_insert(now);
+        quiet.min(now.duration_since(since)) >= STRANDED
+    }
+}
 
 /// Fetches a content of control while relays fetch it: each piece as soon as control has signed what it must hash to.
 ///
@@ -176,5 +196,27 @@ impl Run<'_> {
         if let Some(Err(error)) = kept {
             tracing::warn!(%error, "what is known of a content could not be kept");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_long_had_every_byte_is_given_time_to_hear_that_it_is_final() {
+        let (long, start) = (STRANDED * 10, Instant::now());
+        let mut told = ToldFinal::default();
+        assert!(!told.strands(false, long, start));
+        let begun = start + Duration::from_secs(1);
+        assert!(!told.strands(true, long, begun), "it was said just now");
+        assert!(told.strands(true, long, begun + STRANDED));
+        assert!(
+            !told.strands(true, Duration::ZERO, begun + STRANDED),
+            "bytes come"
+        );
+        // Control may take it back: then it begins anew.
+        assert!(!told.strands(false, long, begun + STRANDED));
+        assert!(!told.strands(true, long, begun + STRANDED * 2));
     }
 }

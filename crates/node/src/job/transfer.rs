@@ -11,7 +11,7 @@ use floodway_store::Hashes;
 use tokio::task::JoinHandle;
 use url::Url;
 
-use super::growing::{growth, signed_v2_name};
+use super::growing::{ToldFinal, growth, signed_v2_name};
 use super::left::Left;
 use super::open::open;
 use super::orders::{Orders, asks_ticket, may_add_origin};
@@ -25,8 +25,6 @@ use crate::{Content, ContentEvent, ContentSpec, Finished, HttpSource, Target};
 const LOOK: Duration = Duration::from_millis(500);
 /// Without a byte for so long a transfer is stuck: while a user waits, and in the background.
 const PATIENCE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(5));
-/// Without a byte for so long, what is lacking of a content that is final is not bytes but hashes.
-const STRANDED: Duration = Duration::from_secs(4);
 /// With nobody left to ask, a user waits this long for somebody to come.
 const NOBODY: Duration = Duration::from_secs(30);
 /// A source that keeps failing, alone, is given this long.
@@ -120,6 +118,7 @@ pub(super) struct Run<'a> {
     /// Its hashes become known while it is fetched; and whether it has its final names.
     pub(super) is_growing: bool,
     pub(super) is_final: bool,
+    told_final: ToldFinal,
     /// Pieces are verified by hashes; one has been.
     pub(super) verifies: bool,
     pub(super) has_piece: bool,
@@ -174,6 +173,7 @@ pub(super) async fn run(
         p2p,
         is_growing,
         is_final: !is_growing,
+        told_final: ToldFinal::default(),
         verifies,
         has_piece: false,
         facts_at: None,
@@ -430,8 +430,9 @@ impl Run<'_> {
             false => patience,
         };
         let quiet = self.kept_at.elapsed();
-        let is_final = orders.info.as_ref().is_some_and(|info| info.is_final);
-        if self.is_growing && !self.is_final && is_final && quiet >= STRANDED && !self.paused() {
+        let told = orders.info.as_ref().is_some_and(|info| info.is_final);
+        let stranded = self.told_final.strands(told, quiet, Instant::now());
+        if self.is_growing && !self.is_final && stranded && !self.paused() {
             // Records that say what its last pieces hash to were lost on the way.
             return Err(GetError::ByTorrent);
         }
