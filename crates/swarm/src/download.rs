@@ -232,8 +232,7 @@ impl Swarm {
             let wait = if rival.snubbed {
                 Duration::MAX
             } else {
-                let silent = self.now.since(rival.progress_at);
-                silent.max(rival.answers_in(self.now, at + 1, length))
+                rival.answers_in(self.now, at + 1, length)
             };
             if wait > latest.map_or(sooner, |(wait, _)| wait) {
                 latest = Some((wait, asked.block));
