@@ -23,6 +23,7 @@ use crate::session::Session;
 mod batch;
 mod error;
 mod handshake;
+mod outbox;
 mod reader;
 mod received;
 mod unsent;

@@ -89,6 +89,23 @@ pub(crate) struct Host {
     pub(crate) sent: u64,
 }
 
+impl Flow {
+    /// The packet waits for the uplink. Messages overtake the blocks that wait, as they do in nodes.
+    pub(crate) fn wait(&mut self, packet: Packet) {
+        let is_block = |packet: &Packet| matches!(packet, Packet::Block(..));
+        if is_block(&packet) {
+            return self.queue.push_back(packet);
+        }
+        let blocks = self.queue.iter().position(is_block);
+        let at = blocks.unwrap_or(self.queue.len());
+        let last = at.checked_sub(1).and_then(|last| self.queue.get_mut(last));
+        match (last, packet) {
+            (Some(Packet::Control(messages)), Packet::Control(more)) => messages.extend(more),
+            (_, packet) => self.queue.insert(at, packet),
+        }
+    }
+}
+
 fn time_of(rate: ByteRate, bytes: u64) -> Duration {
     let nanos = u128::from(bytes) * 1_000_000_000 / u128::from(rate.0.max(1));
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))

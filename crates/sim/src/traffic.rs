@@ -20,11 +20,7 @@ impl World<'_> {
         if !self.net.flows[flow].open {
             return;
         }
-        let queue = &mut self.net.flows[flow].queue;
-        match (queue.back_mut(), packet) {
-            (Some(Packet::Control(messages)), Packet::Control(more)) => messages.extend(more),
-            (_, packet) => queue.push_back(packet),
-        }
+        self.net.flows[flow].wait(packet);
         self.start(flow);
     }
 

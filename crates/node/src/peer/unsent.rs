@@ -33,6 +33,11 @@ impl Unsent {
         }
     }
 
+    /// What may stand in the socket, in bytes: what it sends in [`WORTH`].
+    pub(super) fn limit(&self) -> u64 {
+        self.limit
+    }
+
     /// Something is about to be given to the socket.
     pub(super) fn begins(&mut self) {
         self.rate.begins(Instant::now());

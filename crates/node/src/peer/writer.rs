@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 
 use super::batch::{Batch, Ids};
+use super::outbox::Outbox;
 use super::unsent::Unsent;
 use super::{CLAIMS_ID, Connection, IS_RELAY, KNOWS_FINAL, MANIFEST_ID, METADATA_ID, PeerError};
 use crate::content::{Item, Packet, PeerOut, Shared};
@@ -50,55 +51,63 @@ impl Connection {
         mut orders: mpsc::UnboundedReceiver<Vec<PeerOut>>,
         extensions: bool,
     ) -> Result<(), PeerError> {
-        let mut queue = VecDeque::new();
+        let mut outbox = Outbox::default();
         if extensions {
             let payload = Bytes::from(hello(&self.session, &self.content, self.name).encode());
-            queue.push_back(PeerOut::Message(Message::Extended { id: 0, payload }));
+            outbox.push(PeerOut::Message(Message::Extended { id: 0, payload }));
         }
         let mut unsent = Unsent::new(stream.as_ref());
         let mut loading = None;
         loop {
-            let next = if let Some(next) = loading.take() {
-                next
-            } else {
-                next_orders(&mut queue, &mut orders).await?;
-                self.load(&mut queue)
+            if loading.is_none() {
+                next_orders(&mut outbox, &mut orders).await?;
+                loading = self.load(&mut outbox, &unsent);
+            }
+            let answers = match loading.take() {
+                Some(loading) => self.loaded(loading).await?,
+                None => Batch::default(),
             };
-            let batch = self.loaded(next).await?;
-            // The next extent is read while this one is sent.
             while let Ok(more) = orders.try_recv() {
-                queue.extend(more);
+                outbox.extend(more);
             }
-            if !queue.is_empty() {
-                loading = Some(self.load(&mut queue));
-            }
+            let messages = self.fill(&mut outbox.messages, BATCH_BYTES);
+            // The next extent is read while this one is sent.
+            loading = self.load(&mut outbox, &unsent);
             self.session.up().ready().await;
             unsent.begins();
-            send_all(&mut stream, &batch).await?;
-            unsent.took(stream.as_ref(), batch.length());
-            self.session.up().charge(batch.length());
-            self.sent(batch).await?;
+            send_all(&mut stream, &messages, &answers).await?;
+            let length = messages.length() + answers.length();
+            unsent.took(stream.as_ref(), length);
+            self.session.up().charge(length);
+            self.sent(messages).await?;
+            self.sent(answers).await?;
         }
     }
 
-    /// Begins to read the blocks of the next batch.
-    fn load(&self, queue: &mut VecDeque<PeerOut>) -> Loading {
+    fn fill(&self, queue: &mut VecDeque<PeerOut>, bytes_max: usize) -> Batch {
         let ids = Ids {
             claims: self.claims_id.load(Ordering::Relaxed),
             manifest: self.manifest_id.load(Ordering::Relaxed),
             metadata: self.metadata_id.load(Ordering::Relaxed),
         };
-        let batch_bytes = self.batch_bytes();
-        let mut batch = Batch::fill(queue, self.content.layout(), batch_bytes, ids);
+        Batch::fill(queue, self.content.layout(), bytes_max, ids)
+    }
+
+    /// Begins to read the next blocks, if any wait.
+    fn load(&self, outbox: &mut Outbox, unsent: &Unsent) -> Option<Loading> {
+        if outbox.answers.is_empty() {
+            return None;
+        }
+        let mut batch = self.fill(&mut outbox.answers, self.batch_bytes(unsent));
         if batch.blocks().is_empty() {
-            return Loading::Ready(batch);
+            return Some(Loading::Ready(batch));
         }
         let (session, content) = (self.session.clone(), Arc::clone(&self.content));
-        Loading::Reading(tokio::task::spawn_blocking(move || {
+        Some(Loading::Reading(tokio::task::spawn_blocking(move || {
             let buffer = session.send_pool().take(batch.data_length());
             batch.read(buffer, &content)?;
             Ok(batch)
-        }))
+        })))
     }
 
     async fn loaded(&self, loading: Loading) -> Result<Batch, PeerError> {
@@ -121,10 +130,12 @@ impl Connection {
         }
     }
 
-    /// Small batches under a small limit, so that it holds within a second.
-    fn batch_bytes(&self) -> usize {
-        let eighth = usize::try_from(self.session.up().rate().0 / 8).unwrap_or(usize::MAX);
-        eighth.clamp(1, BATCH_BYTES)
+    /// Small batches under a small limit, so that it holds within a second; and on a slow connection, so that messages do
+    /// not wait for long.
+    fn batch_bytes(&self, unsent: &Unsent) -> usize {
+        let eighth = self.session.up().rate().0 / 8;
+        let bytes = usize::try_from(eighth.min(unsent.limit())).unwrap_or(usize::MAX);
+        bytes.clamp(1, BATCH_BYTES)
     }
 
     async fn sent(&self, batch: Batch) -> Result<(), PeerError> {
@@ -158,27 +169,28 @@ impl Connection {
     }
 }
 
-/// Fills the queue; with a keep-alive when there is nothing to say for long.
+/// Fills the outbox; with a keep-alive when there is nothing to say for long.
 async fn next_orders(
-    queue: &mut VecDeque<PeerOut>,
+    outbox: &mut Outbox,
     orders: &mut mpsc::UnboundedReceiver<Vec<PeerOut>>,
 ) -> Result<(), PeerError> {
     let until = Instant::now() + KEEP_ALIVE;
-    while queue.is_empty() {
+    while outbox.is_empty() {
         match timeout_at(until, orders.recv()).await {
-            Ok(Some(more)) => queue.extend(more),
+            Ok(Some(more)) => outbox.extend(more),
             Ok(None) => return Err(PeerError::HungUp),
-            Err(_) => queue.push_back(PeerOut::Message(Message::KeepAlive)),
+            Err(_) => outbox.push(PeerOut::Message(Message::KeepAlive)),
         }
     }
     while let Ok(more) = orders.try_recv() {
-        queue.extend(more);
+        outbox.extend(more);
     }
     Ok(())
 }
 
-async fn send_all(stream: &mut WriteHalf<'_>, batch: &Batch) -> io::Result<()> {
-    let mut all = batch.slices();
+async fn send_all(stream: &mut WriteHalf<'_>, messages: &Batch, answers: &Batch) -> io::Result<()> {
+    let mut all = messages.slices();
+    all.extend(answers.slices());
     let mut slices = &mut all[..];
     while !slices.is_empty() {
         let few = &slices[..slices.len().min(SLICES)];
