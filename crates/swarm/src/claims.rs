@@ -101,10 +101,14 @@ impl Swarm {
         }
     }
 
-    /// Ends our requests where a peer reads the same and goes first. A piece of which something came is finished.
+    /// Ends our requests where a peer reads the same and goes first. A piece of which something came is finished; so is the one
+    /// GET of the whole, or it would be asked for from its first byte again when the peer does not deliver.
     fn give_way(&mut self, pieces: &BTreeSet<u32>) {
         for request in self.extents.keys().copied().collect::<Vec<_>>() {
             let extent = &self.extents[&request];
+            if self.is_one_get(extent) {
+                continue;
+            }
             let ours = self.pieces_in(&(extent.next..extent.end));
             let begun = extent.next > self.layout.piece_offset(PieceIndex(ours.start));
             let first = ours.start + u32::from(begun);

@@ -22,7 +22,7 @@ impl Swarm {
         self.layout = layout;
         let count = self.layout.piece_count();
         for extent in self.extents.values_mut() {
-            extent.end = extent.end.min(length).max(extent.next);
+            extent.end_at(extent.end.min(length));
         }
         self.partials.split_off(&count);
         self.failed.split_off(&count);

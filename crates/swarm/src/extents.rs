@@ -141,13 +141,8 @@ impl Swarm {
             return;
         }
         let share = self.shared_extent();
-        let long = |extent: &Extent| {
-            extent.end - extent.next > 2 * share
-                && self
-                    .sources
-                    .get(&extent.source)
-                    .is_some_and(|source| source.access == Access::Ranges)
-        };
+        let long =
+            |extent: &Extent| extent.end - extent.next > 2 * share && !self.is_one_get(extent);
         let long = self.extents.iter().filter(|(_, extent)| long(extent));
         let cuts: Vec<_> = long
             .map(|(&request, extent)| (request, extent.next + share))

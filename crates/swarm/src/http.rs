@@ -1,7 +1,8 @@
 //! HTTP sources: extents, from the start of a gap, few and large.
 //!
 //! An extent is a contiguous run of bytes asked for by one range request. Its pieces are *reserved*: peers do not
-//! pick them, until they have nothing else to do; then they eat the extent from its far end, and it is shortened.
+//! pick them, until they have nothing else to do; then they eat the extent from its far end, and it is shortened. The
+//! one GET of a source without ranges goes on all the same: what is cut off it could only be had by the whole again.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -26,17 +27,34 @@ pub(crate) struct Source {
     pub(crate) rate: Option<ByteRate>,
 }
 
-/// One range request under way.
+/// One request under way.
 #[derive(Clone, Debug)]
 pub(crate) struct Extent {
     pub(crate) source: SourceKey,
     /// The next byte to come.
     pub(crate) next: u64,
     pub(crate) end: u64,
+    /// The end, or before it of one GET whose far end peers fetch too.
+    reserved_to: u64,
     start: u64,
     opened_at: Time,
     /// When the last bytes came.
     pub(crate) moved_at: Time,
+}
+
+impl Extent {
+    /// Bytes that come by this request only.
+    fn to_go(&self) -> u64 {
+        self.reserved_to.saturating_sub(self.next)
+    }
+
+    /// It ends here, or where it is if that is later. What it leaves to others.
+    pub(crate) fn end_at(&mut self, end: u64) -> Range<u64> {
+        self.end = end.max(self.next);
+        let cut = self.end..self.reserved_to;
+        self.reserved_to = self.reserved_to.min(self.end);
+        cut
+    }
 }
 
 impl Swarm {
@@ -67,7 +85,7 @@ impl Swarm {
             return;
         };
         self.claims.changed = true;
-        self.unreserve(extent.next..extent.end);
+        self.unreserve(extent.next..extent.reserved_to);
         if let Some(source) = self.sources.get_mut(&extent.source) {
             let (bytes, took) = (extent.next - extent.start, self.now.since(extent.opened_at));
             if bytes >= u64::from(self.layout.piece_length()) {
@@ -138,7 +156,7 @@ impl Swarm {
         if let Some(extent) = self.extents.remove(&request) {
             self.out.push_back(Output::HttpCancel { request });
             self.claims.changed = true;
-            self.unreserve(extent.next..extent.end);
+            self.unreserve(extent.next..extent.reserved_to);
             self.all_dirty = true;
         }
     }
@@ -178,13 +196,32 @@ impl Swarm {
             return;
         };
         self.claims.changed = true;
-        let cut = end.max(extent.next)..extent.end;
-        extent.end = cut.start;
-        self.out.push_back(Output::HttpShorten {
-            request,
-            end: cut.start,
-        });
+        let cut = extent.end_at(end);
+        let end = extent.end;
+        self.out.push_back(Output::HttpShorten { request, end });
         self.unreserve(cut);
+    }
+
+    /// It reads a source without ranges.
+    pub(crate) fn is_one_get(&self, extent: &Extent) -> bool {
+        let source = self.sources.get(&extent.source);
+        source.is_some_and(|source| source.access == Access::OneGet)
+    }
+
+    /// Peers may fetch what lies behind `end` of the request.
+    fn leave_to_peers(&mut self, request: RequestKey, end: u64) {
+        if !self
+            .extents
+            .get(&request)
+            .is_some_and(|one| self.is_one_get(one))
+        {
+            return self.shorten(request, end);
+        }
+        if let Some(extent) = self.extents.get_mut(&request) {
+            let left = end.max(extent.next)..extent.reserved_to;
+            extent.reserved_to = left.start;
+            self.unreserve(left);
+        }
     }
 
     /// Decides how much HTTP to use, tells the driver what has changed, and ends requests that are not wanted.
@@ -342,6 +379,7 @@ impl Swarm {
                 source,
                 next: bytes.start,
                 end: bytes.end,
+                reserved_to: bytes.end,
                 start: bytes.start,
                 opened_at: self.now,
                 moved_at: self.now,
@@ -363,17 +401,17 @@ impl Swarm {
         let (&request, extent) = self
             .extents
             .iter()
-            .max_by_key(|(_, extent)| extent.end - extent.next)?;
+            .max_by_key(|(_, extent)| extent.to_go())?;
         // What is about to come is not worth a second request.
-        if extent.end - extent.next < 2 * piece_length {
+        if extent.to_go() < 2 * piece_length {
             return None;
         }
-        let last = self.layout.piece_at(extent.end - 1)?;
+        let last = self.layout.piece_at(extent.reserved_to - 1)?;
         let peer = self.peers.get(&key)?;
         if !peer.have.get(last.0) || !self.verifiable.get(last.0) || self.have.get(last.0) {
             return None;
         }
-        self.shorten(request, self.layout.piece_offset(last));
+        self.leave_to_peers(request, self.layout.piece_offset(last));
         let index = match self.partials.get(&last.0) {
             Some(partial) => partial.first_missing()?,
             None => 0,

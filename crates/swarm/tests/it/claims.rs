@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use floodway_proto::wire::{HttpClaims, Message};
+use floodway_proto::wire::{HttpClaims, Message, Request};
 use floodway_proto::{BlockId, Layout, PeerName, PieceIndex, Time};
 use floodway_swarm::{
     Access, BufKey, Config, HangUp, Input, Output, PeerKey, Prefer, RequestKey, Sender,
@@ -59,17 +59,8 @@ impl Bench {
         let peer = PeerKey(name.into());
         let mut pieces = Vec::new();
         loop {
-            let requests = self
-                .outputs()
-                .into_iter()
-                .filter_map(|output| match output {
-                    Output::Send {
-                        message: Message::Request(request),
-                        ..
-                    } => Some(request),
-                    _ => None,
-                });
-            let requests: Vec<_> = requests.collect();
+            let outputs = self.outputs();
+            let requests: Vec<_> = requests(&outputs).collect();
             if requests.is_empty() {
                 return pieces;
             }
@@ -103,10 +94,14 @@ impl Bench {
     }
 
     fn web_seed(&mut self) {
+        self.source(Access::Ranges);
+    }
+
+    fn source(&mut self, access: Access) {
         self.feed(Input::HttpUp {
             source: SOURCE,
             class: SourceClass::Origin,
-            access: Access::Ranges,
+            access,
         });
     }
 
@@ -140,6 +135,18 @@ impl Bench {
         }
         None
     }
+}
+
+/// What peers are asked for.
+fn requests(outputs: &[Output]) -> impl Iterator<Item = Request> {
+    let request = |output: &Output| match output {
+        Output::Send {
+            message: Message::Request(request),
+            ..
+        } => Some(*request),
+        _ => None,
+    };
+    outputs.iter().filter_map(request)
 }
 
 #[test]
@@ -203,6 +210,48 @@ fn of_two_who_read_the_same_the_greater_name_gives_way() {
             |output| matches!(output, Output::HttpShorten { request: of, .. } if of == request),
         );
         assert_eq!(shortened, gives_way, "against the name {other}");
+    }
+}
+
+/// What is cut off the one GET of a source without ranges can only be had by the whole again.
+#[test]
+fn the_one_get_of_the_whole_is_never_cut() {
+    let mut bench = Bench::with(&[]);
+    bench.source(Access::OneGet);
+    let (request, asked) = bench.asks().unwrap();
+    assert_eq!(asked, 0..PIECES);
+    // It has not got a byte yet when somebody with a lesser name reads the same ..
+    bench.connect(4, Message::HaveNone);
+    bench.claims(4, 0..PIECES);
+    // .. and when somebody has everything, who may bring what comes last.
+    bench.connect(9, Message::HaveAll);
+    bench.message(PeerKey(9), Message::Unchoke);
+    let outputs = bench.outputs();
+    let ends = outputs.iter().find(|output| {
+        matches!(
+            output,
+            Output::HttpShorten { .. } | Output::HttpCancel { .. }
+        )
+    });
+    assert_eq!(ends, None);
+    let asked: Vec<u32> = requests(&outputs).map(|of| of.piece).collect();
+    assert!(asked.contains(&(PIECES - 1)), "{asked:?}");
+    // Both may bring the same block.
+    let block = BlockId {
+        piece: PieceIndex(PIECES - 1),
+        index: 0,
+    };
+    for (from, is_new) in [
+        (Sender::Http(request), true),
+        (Sender::Peer(PeerKey(9)), false),
+    ] {
+        bench.feed(Input::Block {
+            from,
+            block,
+            buf: BufKey(1),
+        });
+        let stored = |output: &Output| matches!(output, Output::Store { .. });
+        assert_eq!(bench.outputs().iter().any(stored), is_new, "{from:?}");
     }
 }
 
