@@ -369,6 +369,34 @@ fn third_party_libtorrent_gets_the_v2_torrent_of_agents_that_were_started_again(
 }
 
 #[test]
+fn third_party_libtorrent_gets_the_v2_torrent_of_an_agent_that_joined_when_it_was_final() {
+    let Some(libtorrent) = Libtorrent::find() else {
+        return;
+    };
+    let mut streamed = Streamed::new(8 * MIB, None);
+    let late = streamed.stage.fleet.agents(1).remove(0);
+    let task = streamed.stage.begin();
+    streamed.stage.ends(&task, std::slice::from_ref(&late));
+    let hashes = format!("contents/{}/hashes", streamed.sid);
+    wait_until("the hashes of all pieces", PATIENCE, || {
+        late.data.join(&hashes).exists().then_some(())
+    });
+    for agent in &mut streamed.agents {
+        agent.process.kill9();
+    }
+    let link = streamed.stage.fleet.magnet(&streamed.sid, "v2");
+    let folder = streamed.stage.dir.folder("lt");
+    libtorrent
+        .magnet(
+            &format!("{link}&x.pe={}", late.ready.peer()),
+            &folder,
+            "127.0.0.2",
+        )
+        .event("done");
+    streamed.assert_has(&folder);
+}
+
+#[test]
 fn third_party_aria2_joins_when_it_is_final_and_costs_the_origin_nothing() {
     let Some(aria2) = Aria2::find() else { return };
     let streamed = Streamed::new(8 * MIB, None);

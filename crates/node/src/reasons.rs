@@ -88,7 +88,8 @@ pub(crate) fn of_event(event: &ContentEvent) -> Option<String> {
         | ContentEvent::Record(_)
         | ContentEvent::BodyEnded { .. }
         | ContentEvent::Facts { .. }
-        | ContentEvent::Final { .. } => return None,
+        | ContentEvent::Final { .. }
+        | ContentEvent::AllHashes { .. } => return None,
     })
 }
 

@@ -68,6 +68,8 @@ pub(super) struct Growing {
     disproved: BTreeSet<NodeAt>,
     complete: Option<Whole>,
     is_final: bool,
+    /// It is final, and the hashes of all pieces are known.
+    answers_all: bool,
     /// Pieces of a content before may be held, which are not known to be the same.
     adopts: bool,
     is_relay: bool,
@@ -78,6 +80,14 @@ struct Standard {
     /// A hybrid has two.
     names: Vec<InfoHash>,
     torrent: KnownTorrent,
+}
+
+impl Standard {
+    fn new(names: Vec<InfoHash>, info: Vec<u8>, is_v2: bool) -> Self {
+        let info = Bytes::from(info);
+        let torrent = KnownTorrent { info, is_v2 };
+        Self { names, torrent }
+    }
 }
 
 /// Every piece is in the file.
@@ -122,6 +132,7 @@ impl Growing {
             disproved: BTreeSet::new(),
             complete: None,
             is_final,
+            answers_all: false,
             adopts,
             is_relay: growth.is_relay,
         }
@@ -225,6 +236,11 @@ impl Growing {
         !self.is_final
     }
 
+    /// There are hashes to be learnt from others.
+    pub(super) fn lacks_hashes(&self) -> bool {
+        !self.answers_all
+    }
+
     /// What is found wrong may be pieces of another content that were taken over.
     pub(super) fn adopts(&self) -> bool {
         self.adopts && !self.is_final
@@ -242,42 +258,44 @@ impl Growing {
         self.gossip.manifest().complete_to()
     }
 
-    /// The standard torrents of the content, as far as this node can answer for them: v1 and hybrid from its own hashes,
-    /// unless these are not what control signed; v2 once all hashes are known that peers will ask for.
-    fn standard(&self, names: &FinalNames) -> Vec<Standard> {
+    /// The v1 torrent of the content, from this node's own hashes, unless these are not what control signed.
+    fn v1(&self, names: &FinalNames) -> Option<Standard> {
         let manifest = self.gossip.manifest();
-        let facts = manifest.facts();
-        let Ok(contents) = Contents::of(manifest.genesis(), facts) else {
-            return Vec::new();
-        };
+        let contents = Contents::of(manifest.genesis(), manifest.facts()).ok()?;
         let sha1s: Vec<Sha1> = self.sha1s.values().copied().collect();
         let v1 = contents.verify_v1(names, &sha1s).inspect_err(|error| {
             tracing::error!(%error, "the v1 name that control signed is not that of these bytes; it is not used");
         });
-        let is_v1 = v1.is_ok();
-        let is_v2 = Some(facts.proven_pieces()) == facts.space().piece_count();
-        let v1 = names
-            .v1
-            .filter(|_| is_v1)
-            .and_then(|name| Some((vec![name], contents.v1_info(&sha1s).ok()?, false)));
-        let v2 = names.v2.filter(|_| is_v2).and_then(|name| {
-            let info = contents.v2_info(&names.roots).ok()?;
-            Some((vec![truncated(name)], info, true))
-        });
-        let hybrid = names.hybrid.filter(|_| is_v1 && is_v2);
-        let hybrid = hybrid.and_then(|(v1, v2)| {
-            let info = contents.hybrid_info(&sha1s, &names.roots).ok()?;
-            Some((vec![v1, truncated(v2)], info, true))
-        });
-        let torrents = [v1, v2, hybrid].into_iter().flatten();
-        let known = |(names, info, is_v2)| Standard {
-            names,
-            torrent: KnownTorrent {
-                info: Bytes::from(info),
-                is_v2,
-            },
+        v1.ok()?;
+        let info = contents.v1_info(&sha1s).ok()?;
+        Some(Standard::new(vec![names.v1?], info, false))
+    }
+
+    /// The torrents whose peers ask for hashes of pieces: v2, and the hybrid of who has the v1 torrent too.
+    fn v2(&self, names: &FinalNames) -> Vec<Standard> {
+        let manifest = self.gossip.manifest();
+        let Ok(contents) = Contents::of(manifest.genesis(), manifest.facts()) else {
+            return Vec::new();
         };
-        torrents.map(known).collect()
+        let v2 = names.v2.and_then(|name| {
+            let info = contents.v2_info(&names.roots).ok()?;
+            Some(Standard::new(vec![truncated(name)], info, true))
+        });
+        let hybrid = names.hybrid.filter(|_| self.has_the_v1(names));
+        let hybrid = hybrid.and_then(|(v1, v2)| {
+            let sha1s: Vec<Sha1> = self.sha1s.values().copied().collect();
+            let info = contents.hybrid_info(&sha1s, &names.roots).ok()?;
+            Some(Standard::new(vec![v1, truncated(v2)], info, true))
+        });
+        v2.into_iter().chain(hybrid).collect()
+    }
+
+    /// What each piece hashes to, once control has signed all of it.
+    fn all_hashes(&self) -> Option<Arc<[Sha256]>> {
+        let facts = self.gossip.manifest().facts();
+        let count = facts.space().piece_count()?;
+        let pieces = (facts.proven_pieces() == count).then_some(0..count)?;
+        pieces.map(|piece| facts.piece_hash(piece)).collect()
     }
 }
 
@@ -307,10 +325,11 @@ impl Driver {
         // A later run of a final content: its names are known.
         let names = growing.gossip.manifest().final_names();
         let names = names.filter(|_| growing.is_final);
-        let standard = names.map_or_else(Vec::new, |names| growing.standard(names));
-        self.answer_by(&standard, !self.shared.names().is_empty());
+        let v1 = names.and_then(|names| growing.v1(names));
+        self.answer_by(v1.as_slice());
         self.verifiable(known.keys().copied());
         self.look_final();
+        self.look_whole();
     }
 
     /// Does what the gossip wants now.
@@ -360,6 +379,7 @@ impl Driver {
                 GossipOutput::HttpFault => self.helper_lied(),
             }
         }
+        self.look_whole();
         if let Some(growing) = &self.growing {
             self.shared.set_head(growing.head());
         }
@@ -409,9 +429,10 @@ impl Driver {
         self.look_final();
     }
 
-    /// Peers may come by the names of these torrents, and know no more than that; unless it `is_open` only once their names
-    /// are added.
-    fn answer_by(&self, torrents: &[Standard], is_open: bool) {
+    /// Peers may come by the names of these torrents, and know no more than that.
+    fn answer_by(&self, torrents: &[Standard]) {
+        // Where there were no names so far there are to be no peers, or the owner adds all names later.
+        let is_open = !self.shared.names().is_empty();
         for Standard { names, torrent } in torrents {
             for &name in names {
                 self.shared.add_torrent(name, torrent.clone());
@@ -443,34 +464,42 @@ impl Driver {
             return;
         }
         growing.is_final = true;
-        let facts = growing.gossip.manifest().facts();
-        let hashes = (0..facts.space().limit()).map(|piece| facts.piece_hash(piece));
-        let hashes = hashes
-            .collect::<Option<Vec<_>>>()
-            .unwrap_or_default()
-            .into();
-        let standard = growing.standard(&names);
-        let v1 = standard
-            .iter()
-            .find(|of| of.names.first() == names.v1.as_ref());
-        let torrent = v1.and_then(|v1| {
+        let v1 = growing.v1(&names);
+        let torrent = v1.as_ref().and_then(|v1| {
             Metainfo::decode(&[b"d4:info", &v1.torrent.info[..], b"e"].concat()).ok()
         });
-        let names = standard.iter().flat_map(|of| of.names.clone()).collect();
-        // Where there were no names so far there are to be no peers, or the owner adds all names later.
-        self.answer_by(&standard, !self.shared.names().is_empty());
+        self.answer_by(v1.as_slice());
         self.shared.is_final.store(true, Ordering::Relaxed);
-        self.offer_help();
         self.tell(ContentEvent::Final {
             torrent: torrent.map(Arc::new),
-            names,
-            hashes,
+            name: v1.and_then(|v1| v1.names.first().copied()),
         });
+        self.look_whole();
+        self.offer_help();
         if self.rename {
             self.store.finish();
         } else {
             self.succeed(self.path.clone(), sha256, None, false);
         }
+    }
+
+    /// Answers by the names of the torrents whose peers ask for hashes, once the content is final and all hashes are known. Who
+    /// joined late knows them later than the bytes.
+    fn look_whole(&mut self) {
+        let Some(growing) = &mut self.growing else {
+            return;
+        };
+        let names = growing.gossip.manifest().final_names();
+        let names = names.filter(|_| growing.is_final && !growing.answers_all);
+        let Some((names, hashes)) = names.zip(growing.all_hashes()) else {
+            return;
+        };
+        let standard = growing.v2(names);
+        growing.answers_all = true;
+        self.answer_by(&standard);
+        let names = standard.into_iter().flat_map(|of| of.names).collect();
+        self.tell(ContentEvent::AllHashes { names, hashes });
+        self.offer_help();
     }
 }
 

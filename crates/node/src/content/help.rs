@@ -137,8 +137,8 @@ impl Driver {
 
     /// Tells the gossip whether there is somebody to ask, and anything to ask for.
     pub(super) fn offer_help(&mut self) {
-        let is_open = self.growing.as_ref().is_some_and(Growing::is_open);
-        let is_there = is_open && !self.help.helpers.is_empty();
+        let is_lacking = self.growing.as_ref().is_some_and(Growing::lacks_hashes);
+        let is_there = is_lacking && !self.help.helpers.is_empty();
         self.gossip(GossipInput::Help(is_there));
     }
 

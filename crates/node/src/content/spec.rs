@@ -284,14 +284,19 @@ pub enum ContentEvent {
         /// How many can in all.
         verifiable: u32,
     },
-    /// A growing content has its standard names, and peers may ask for it by these if they could before.
+    /// A growing content is final, and peers may ask for it by the name of its v1 torrent if they could ask before.
     Final {
         /// Its v1 torrent, without trackers. `None` when there is none, or control signed another one's name.
         torrent: Option<Arc<Metainfo>>,
-        /// These names. A content without any name so far is not reached by them until they are added.
+        /// The name of that. A content without any name so far is not reached by it until it is added.
+        name: Option<InfoHash>,
+    },
+    /// The hashes of all pieces of a final content are known: peers may ask for it by the names of its v2 torrents too. Of who
+    /// joined late this can come after everything else.
+    AllHashes {
+        /// Those of its v2 and hybrid torrents. To be added as that of the v1 torrent.
         names: Vec<InfoHash>,
-        /// What each piece hashes to (BEP 52), as if it were whole: kept, a later run can give them to others. Empty when they are
-        /// not all known.
+        /// What each piece hashes to (BEP 52), as if it were whole: kept, a later run can give them to others.
         hashes: Arc<[Sha256]>,
     },
 }

@@ -127,7 +127,7 @@ pub(super) fn signed_v2_name(job: &Job, sid: Sid) -> Option<InfoHash> {
 }
 
 impl Run<'_> {
-    /// What control says of a growing content.
+    /// What control says of the signed side of a content, and whether the content goes on.
     pub(super) fn follow(&self, orders: &Orders) -> Result<(), GetError> {
         let info = orders
             .info
@@ -135,6 +135,9 @@ impl Run<'_> {
             .filter(|info| Some(info.sid) == self.sid);
         let manifest = info.and_then(|info| info.manifest.as_ref());
         self.content.add_records(records(manifest));
+        if !self.is_growing {
+            return Ok(());
+        }
         let is_over = manifest
             .is_some_and(|manifest| matches!(manifest.phase, Phase::Aborted | Phase::Superseded));
         let is_other = orders.sid.is_some() && orders.sid != self.sid;
@@ -170,32 +173,33 @@ impl Run<'_> {
         (self.job.listener)(GetEvent::Step(step, unix_us()));
     }
 
-    /// Keeps what a restart needs of a growing content.
+    /// Notes that the content is final, and keeps what a restart needs of it.
     pub(super) fn growth_event(&mut self, event: &ContentEvent) {
-        let kept = match event {
-            ContentEvent::Record(record) => self
-                .job
-                .data()
-                .zip(self.sid)
-                .map(|(data, sid)| data.add_record(sid, record)),
-            ContentEvent::Final {
-                torrent, hashes, ..
-            } => {
-                self.is_final = true;
-                let orders = self.job.orders.borrow().clone();
-                self.set_sources(&orders);
-                let keeps = self.job.data().zip(self.sid);
-                keeps.map(|(data, sid)| {
-                    let torrent = torrent.as_ref();
-                    torrent.map_or(Ok(()), |torrent| data.save_torrent(sid, &torrent.encode()))?;
-                    data.save_hashes(sid, hashes)
-                })
-            }
-            _ => None,
-        };
-        if let Some(Err(error)) = kept {
-            tracing::warn!(%error, "what is known of a content could not be kept");
+        if let ContentEvent::Final { .. } = event {
+            self.is_final = true;
+            let orders = self.job.orders.borrow().clone();
+            self.set_sources(&orders);
         }
+        keep(self.job, self.sid, event);
+    }
+}
+
+/// Keeps what a restart needs of the signed side of a content.
+pub(super) fn keep(job: &Job, sid: Option<Sid>, event: &ContentEvent) {
+    let Some((data, sid)) = job.data().zip(sid) else {
+        return;
+    };
+    let kept = match event {
+        ContentEvent::Record(record) => data.add_record(sid, record),
+        ContentEvent::Final {
+            torrent: Some(torrent),
+            ..
+        } => data.save_torrent(sid, &torrent.encode()),
+        ContentEvent::AllHashes { hashes, .. } => data.save_hashes(sid, hashes),
+        _ => return,
+    };
+    if let Err(error) = kept {
+        tracing::warn!(%error, "what is known of a content could not be kept");
     }
 }
 

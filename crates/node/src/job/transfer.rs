@@ -11,7 +11,7 @@ use floodway_store::Hashes;
 use tokio::task::JoinHandle;
 use url::Url;
 
-use super::growing::{ToldFinal, growth, signed_v2_name};
+use super::growing::{ToldFinal, growth, keep, signed_v2_name};
 use super::left::Left;
 use super::open::open;
 use super::orders::{Orders, asks_ticket, may_add_origin};
@@ -76,8 +76,9 @@ pub(super) async fn by_torrent(
         path: path.clone(),
         length: Some(info.length),
     });
-    // Others may still learn from what an earlier run learnt of the content.
-    let genesis = sid.and_then(|sid| job.data()?.genesis(sid));
+    // Peers of the v2 torrent ask for hashes that this one does not have: they come by records and from neighbours, and others
+    // may learn from what an earlier run learnt.
+    let genesis = sid.and_then(|sid| job.genesis(sid).ok().flatten());
     let growth = genesis.and_then(|genesis| growth(job, &genesis).ok());
     let spec = ContentSpec {
         names,
@@ -298,9 +299,7 @@ impl Run<'_> {
         if orders.cancelled {
             return Err(GetError::Cancelled);
         }
-        if self.is_growing {
-            self.follow(&orders)?;
-        }
+        self.follow(&orders)?;
         if self.p2p {
             self.content.add_peers(peers(&orders));
         }
@@ -321,9 +320,7 @@ impl Run<'_> {
             self.is_final,
             &mut self.capabilities,
         ));
-        if !self.is_final
-            && let Some(link) = &self.job.link
-        {
+        if let Some(link) = &self.job.link {
             let helpers = helpers(info, &link.client, &mut self.capabilities);
             let manifest = info.and_then(|info| info.manifest.as_ref());
             let newest = manifest.map_or_else(Head::default, |manifest| manifest.head);
@@ -547,9 +544,16 @@ async fn probed(
 
 /// Keeps a complete content open to peers until the task is cancelled (`true`) or the process ends (`false`).
 pub(super) async fn serve(job: &mut Job, content: &Content) -> bool {
-    let mut progress = content.progress();
+    let (mut progress, mut events) = (content.progress(), content.events());
     loop {
         {
+            // Who joined late may learn the last hashes only now.
+            let v2_ok = content.answers_v2();
+            let serving = job.board.get().serving;
+            if let Some(serving) = serving.filter(|serving| serving.v2_ok != v2_ok) {
+                let serving = Some(Serving { v2_ok, ..serving });
+                (job.board).set(Nudge::Changed, |status| status.serving = serving);
+            }
             let orders = job.orders.borrow_and_update().clone();
             if orders.cancelled {
                 return true;
@@ -564,6 +568,10 @@ pub(super) async fn serve(job: &mut Job, content: &Content) -> bool {
                 job.board.set(Nudge::Progressed, |status| status.counters = counters);
                 let now = progress.borrow().clone();
                 (job.listener)(GetEvent::Progress(Box::new(now)));
+            }
+            Some(event) = events.recv() => {
+                let sid = job.board.get().serving.map(|serving| serving.sid);
+                keep(job, sid, &event);
             }
         }
     }

@@ -329,23 +329,30 @@ impl Held {
         &mut self,
         tools: &Tools,
         torrent: Option<&Metainfo>,
-        names: &[InfoHash],
-        hashes: &[Sha256],
+        name: Option<InfoHash>,
     ) {
         self.is_final = true;
         self.open_to_others(tools);
-        for &name in names {
+        if let Some(name) = name {
             // The same bytes of another content of this node: that one answers by their common name.
             let _ = self.content.add_name(name);
-        }
-        if let Err(error) = tools.data.save_hashes(self.sid, hashes) {
-            tracing::warn!(%error, "hashes could not be kept; after a restart peers do not get them here");
         }
         let Some(torrent) = torrent else {
             return;
         };
         if let Err(error) = tools.data.save_torrent(self.sid, &torrent.encode()) {
             tracing::warn!(%error, "the torrent could not be kept; a restart asks control for it");
+        }
+    }
+
+    /// It answers by the names of the v2 torrents too: `hashes` are kept for a restart.
+    pub(super) fn knows_all_hashes(&self, tools: &Tools, names: &[InfoHash], hashes: &[Sha256]) {
+        for &name in names {
+            // As in [`became_final`](Self::became_final).
+            let _ = self.content.add_name(name);
+        }
+        if let Err(error) = tools.data.save_hashes(self.sid, hashes) {
+            tracing::warn!(%error, "hashes could not be kept; a restart asks others for them");
         }
     }
 

@@ -434,12 +434,13 @@ impl Work {
                 self.tell(held.holds(false));
                 None
             }
-            ContentEvent::Final {
-                torrent,
-                names,
-                hashes,
-            } => {
-                held.became_final(&self.tools, torrent.as_deref(), names, hashes);
+            ContentEvent::Final { torrent, name } => {
+                held.became_final(&self.tools, torrent.as_deref(), *name);
+                self.tell(held.holds(true));
+                None
+            }
+            ContentEvent::AllHashes { names, hashes } => {
+                held.knows_all_hashes(&self.tools, names, hashes);
                 self.tell(held.holds(true));
                 None
             }

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use floodway_node::ContentSpec;
+use floodway_node::{ContentEvent, ContentSpec};
 use floodway_proto::digest::{sha1, sha256};
 use floodway_proto::merkle::parent;
 use floodway_proto::metainfo::{Info, info_bytes};
+use floodway_proto::record::LeaseId;
 use floodway_proto::wire::{
     self, ExtendedHandshake, Frame, HANDSHAKE_LENGTH, Handshake, HashRequest, Limits, METADATA,
     Message, MetadataMessage,
@@ -322,5 +323,60 @@ async fn a_later_run_answers_by_all_names_again() {
         let (mut peer, said) = Raw::meet(again.peer_addr(), name).await;
         let info = peer.info(&said).await;
         assert!([InfoHash(sha1(&info).0), truncated(sha256(&info))].contains(&name));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_joins_late_answers_by_all_names_once_neighbours_told_it_the_hashes() {
+    let mut site = Site::new((1 << 20) + 100_000, ByteRate::MAX).await;
+    site.lease();
+    site.seal_all().await;
+    // It has the torrent, and every byte; what single pieces hash to control does not say any more.
+    let mut known = site.control.new_term(LeaseId(0));
+    let (records, names) = site.control.finalise_all(&site.kit);
+    known.extend(records);
+    site.relay.add_records(known.clone());
+    site.kit.completes(&site.relay).await;
+    let v1 = names.v1.unwrap();
+    let late = session(2).await;
+    let spec = ContentSpec {
+        names: vec![site.control.sid().truncated(), v1],
+        sid: Some(site.control.sid()),
+        growth: site.control.spec(&site.kit, "x", false, &known).growth,
+        ..site.kit.seed(site.kit.path("relay"))
+    };
+    let content = late.add(spec).await.unwrap();
+    let mut events = content.events();
+    Raw::meet(late.peer_addr(), v1).await;
+    assert!(!content.answers_v2(), "it knows no hashes");
+    content.add_peers([site.peer]);
+    let told = async {
+        loop {
+            let event = events.recv().await.expect("it lives");
+            if let ContentEvent::AllHashes { names, hashes } = event {
+                return (names, hashes);
+            }
+        }
+    };
+    let (told, hashes) = timeout(PATIENCE, told)
+        .await
+        .expect("a neighbour knows them");
+    let v2 = truncated(names.v2.unwrap());
+    let hybrid = names.hybrid.unwrap();
+    assert_eq!(told, [v2, hybrid.0, truncated(hybrid.1)]);
+    assert_eq!(hashes.len(), 5);
+    assert!(content.answers_v2());
+    for name in told {
+        let (mut peer, said) = Raw::meet(late.peer_addr(), name).await;
+        let info = peer.info(&said).await;
+        assert!([InfoHash(sha1(&info).0), truncated(sha256(&info))].contains(&name));
+        let request = HashRequest {
+            pieces_root: names.roots[0].unwrap(),
+            base_layer: 4,
+            index: 4,
+            length: 2,
+            proof_layers: 2,
+        };
+        assert!(peer.hashes(request).await.is_some(), "{name}");
     }
 }
