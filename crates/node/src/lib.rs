@@ -24,6 +24,9 @@ pub mod seed;
 mod session;
 pub mod state;
 mod sync;
+#[cfg(test)]
+#[path = "../tests/common/genesis.rs"]
+mod testing;
 
 pub use content::{
     AddError, Content, ContentError, ContentEvent, ContentSpec, Finished, Growth, Helper,

@@ -70,47 +70,20 @@ pub(crate) fn unix_us() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use floodway_proto::digest;
     use floodway_proto::facts::Accept;
-    use floodway_proto::genesis::{FinalTorrents, Flavors, Genesis, GenesisFile, OriginIdentity};
     use floodway_proto::manifest::{Sealer, Status};
-    use floodway_proto::record::{Fact, LeaseId, SecretKey, State};
-    use floodway_proto::{SafeName, digest};
+    use floodway_proto::record::{Fact, LeaseId, State};
 
     use super::*;
+    use crate::testing::{control_key, genesis};
 
     const PIECES: u32 = 700;
 
     /// A content of so many pieces of which control said only in sum what they hash to.
     fn in_sum(hashes: &[Sha256]) -> Manifest {
-        let key = SecretKey::from_seed(&[3; 32]);
-        let name = SafeName::new("f").unwrap();
-        let genesis = Genesis {
-            created_unix_s: 1,
-            final_torrents: FinalTorrents {
-                flavors: Flavors::V1,
-                private: true,
-                source: String::new(),
-            },
-            keys: vec![key.public().to_bytes()],
-            files: vec![GenesisFile {
-                path: vec![name.clone()],
-                length: Some(u64::from(PIECES) * 16_384),
-                url_suffix: String::new(),
-                etag: String::new(),
-                version: String::new(),
-            }],
-            name,
-            nonce: [7; 16],
-            origin: OriginIdentity {
-                etag: "\"v1\"".into(),
-                last_modified: String::new(),
-                url_hash: Sha256([0; 32]),
-                version: String::new(),
-            },
-            piece_length: 16_384,
-            strong: true,
-            trust: 0,
-        };
+        let length = Some(u64::from(PIECES) * 16_384);
+        let genesis = genesis("f", length, 16_384, "\"v1\"");
         let mut manifest = Manifest::new(genesis.clone(), Accept::Sealed).unwrap();
         let mut facts = manifest.facts().clone();
         for (index, &hash) in (0..).zip(hashes) {
@@ -132,7 +105,7 @@ mod tests {
             revoked: Vec::new(),
             time_unix_ms: 0,
         };
-        let mut sealer = Sealer::new(genesis.sid(), key, 0, 1);
+        let mut sealer = Sealer::new(genesis.sid(), control_key(), 0, 1);
         for record in sealer.checkpoint(&facts, &[], &status).unwrap() {
             manifest.apply(&record).unwrap();
         }

@@ -7,19 +7,20 @@ use floodway_node::{Content, ContentEvent, ContentSpec, Growth, Session};
 use floodway_origin::Access;
 use floodway_proto::digest::{sha1, sha256};
 use floodway_proto::facts::{Accept, FactStore, PieceSpace};
-use floodway_proto::genesis::{FinalTorrents, Flavors, Genesis, GenesisFile, OriginIdentity};
+use floodway_proto::genesis::Genesis;
 use floodway_proto::manifest::{Manifest, Sealer, Status};
 use floodway_proto::merkle::{piece_layer, piece_node};
 use floodway_proto::record::{
     Fact, FinalNames, Lease, LeaseId, OriginDigest, SecretKey, Signed, State,
 };
 use floodway_proto::torrents::Contents;
-use floodway_proto::{ByteRate, InfoHash, PieceIndex, SafeName, Sha256, Sid};
+use floodway_proto::{ByteRate, InfoHash, PieceIndex, Sha256, Sid};
 use floodway_store::Hashes;
 use floodway_swarm::Limits;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::genesis::{control_key, genesis};
 use crate::http::honest;
 use crate::kit::{Kit, PATIENCE, session, until};
 
@@ -43,38 +44,14 @@ impl Control {
     }
 
     pub(crate) fn with_nonce(kit: &Kit, nonce: [u8; 16]) -> Self {
-        let key = SecretKey::from_seed(&[3; 32]);
-        let name = SafeName::new("file").unwrap();
+        let (length, piece_length) = (kit.layout.length(), kit.layout.piece_length());
         let genesis = Genesis {
-            created_unix_s: 1,
-            final_torrents: FinalTorrents {
-                flavors: Flavors::V1,
-                private: false,
-                source: String::new(),
-            },
-            keys: vec![key.public().to_bytes()],
-            files: vec![GenesisFile {
-                path: vec![name.clone()],
-                length: kit.layout.length(),
-                url_suffix: String::new(),
-                etag: String::new(),
-                version: String::new(),
-            }],
-            name,
             nonce,
-            origin: OriginIdentity {
-                etag: "\"v1\"".into(),
-                last_modified: String::new(),
-                url_hash: Sha256([0; 32]),
-                version: String::new(),
-            },
-            piece_length: kit.layout.piece_length(),
-            strong: true,
-            trust: 0,
+            ..genesis("file", length, piece_length, "\"v1\"")
         };
         let space = PieceSpace::of(&genesis).unwrap();
         Self {
-            sealer: Sealer::new(genesis.sid(), key, 0, 1),
+            sealer: Sealer::new(genesis.sid(), control_key(), 0, 1),
             facts: FactStore::new(space, Accept::Sealed),
             layer: piece_layer(&kit.layout).unwrap(),
             lease_floor: LeaseId(0),
@@ -121,7 +98,7 @@ impl Control {
     /// Begins a new term, in which these leases and all before are void.
     pub(crate) fn new_term(&mut self, floor: LeaseId) -> Vec<Signed> {
         let term = self.sealer.head().term + 1;
-        self.sealer = Sealer::new(self.sid(), SecretKey::from_seed(&[3; 32]), 0, term);
+        self.sealer = Sealer::new(self.sid(), control_key(), 0, term);
         self.lease_floor = floor;
         self.checkpoint(&[], State::Open)
     }
@@ -403,12 +380,14 @@ async fn who_fetched_the_pieces_proves_them_under_a_snapshot() {
         site.control.seal(piece, node);
         site.missing -= 1;
     }
-    let key = SecretKey::from_seed(&[3; 32]);
+    let key = control_key();
     site.control.sealer = Sealer::new(site.control.genesis.sid(), key, 0, 2);
     let (records, _) = site.control.finalise(&site.kit);
     site.relay.add_records(records);
-    site.kit.completes(&site.relay).await;
-    site.kit.completes(&agent).await;
+    for content in [&site.relay, &agent] {
+        site.kit.completes(content).await;
+        assert!(content.answers_v2(), "{content:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,8 @@
 mod adopted;
 mod attested;
 mod faults;
+#[path = "../common/genesis.rs"]
+mod genesis;
 mod growing;
 mod http;
 mod kit;

@@ -16,9 +16,9 @@ use floodway_api::sync::{
     RelayContent, RelayOrder, RelaySource, SyncReply, SyncRequest, TaskOrder, TaskReport,
 };
 use floodway_proto::capability::CapabilityKey;
-use floodway_proto::genesis::{FinalTorrents, Flavors, Genesis, GenesisFile, OriginIdentity};
+use floodway_proto::genesis::Genesis;
 use floodway_proto::metainfo::{Info, Metainfo};
-use floodway_proto::{Layout, NodeId, SafeName, Sha256, Sid};
+use floodway_proto::{Layout, NodeId, Sid};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -250,7 +250,7 @@ impl Control {
             if let (Some(probe), None) = (&report.probe, &said.genesis) {
                 said.genesis = Some(genesis(
                     probe.length.unwrap(),
-                    probe.etag.clone().unwrap(),
+                    probe.etag.as_deref().unwrap(),
                     &probe.name,
                 ));
                 news = true;
@@ -402,34 +402,13 @@ fn content(genesis: &Genesis, is_final: bool) -> RelayContent {
     }
 }
 
-fn genesis(length: u64, etag: String, name: &str) -> Genesis {
-    let name = SafeName::new(name).unwrap();
+/// One without records: nobody signs.
+fn genesis(length: u64, etag: &str, name: &str) -> Genesis {
+    let length = Some(length);
+    let piece_length = Layout::default_piece_length(length);
     Genesis {
-        created_unix_s: 1,
-        final_torrents: FinalTorrents {
-            flavors: Flavors::V1,
-            private: true,
-            source: String::new(),
-        },
         keys: Vec::new(),
-        files: vec![GenesisFile {
-            path: vec![name.clone()],
-            length: Some(length),
-            url_suffix: String::new(),
-            etag: etag.clone(),
-            version: String::new(),
-        }],
-        name,
-        nonce: [3; 16],
-        origin: OriginIdentity {
-            etag,
-            last_modified: String::new(),
-            url_hash: Sha256([4; 32]),
-            version: String::new(),
-        },
-        piece_length: Layout::default_piece_length(Some(length)),
-        strong: true,
-        trust: 0,
+        ..crate::genesis::genesis(name, length, piece_length, etag)
     }
 }
 

@@ -1,14 +1,15 @@
 //! The signed side of a content that grows.
 
 use floodway_proto::facts::{Accept, FactStore, PieceSpace};
-use floodway_proto::genesis::{FinalTorrents, Flavors, Genesis, GenesisFile, OriginIdentity};
+use floodway_proto::genesis::Genesis;
 use floodway_proto::manifest::{Manifest, Sealer, Status};
 use floodway_proto::merkle::{piece_layer, piece_node};
-use floodway_proto::record::{Fact, LeaseId, SecretKey, Signed, State};
+use floodway_proto::record::{Fact, LeaseId, Signed, State};
 use floodway_proto::{PieceIndex, Sha256};
 
 use super::*;
 use crate::Growth;
+use crate::testing::{control_key, genesis};
 
 const PIECE: usize = 1 << 18;
 
@@ -29,36 +30,9 @@ impl Growing {
 
     async fn of_length(length: Option<u64>) -> Self {
         let site = site().await;
-        let key = SecretKey::from_seed(&[3; 32]);
-        let name = SafeName::new("disk.img").unwrap();
-        let file = GenesisFile {
-            path: vec![name.clone()],
-            length,
-            url_suffix: String::new(),
-            etag: String::new(),
-            version: String::new(),
-        };
-        let genesis = Genesis {
-            created_unix_s: 1,
-            final_torrents: FinalTorrents {
-                flavors: Flavors::V1,
-                private: false,
-                source: String::new(),
-            },
-            keys: vec![key.public().to_bytes()],
-            files: vec![file],
-            name: name.clone(),
-            nonce: [7; 16],
-            origin: OriginIdentity {
-                etag: "\"v1\"".into(),
-                last_modified: String::new(),
-                url_hash: Sha256([0; 32]),
-                version: String::new(),
-            },
-            piece_length: u32::try_from(PIECE).unwrap(),
-            strong: true,
-            trust: 0,
-        };
+        let piece_length = u32::try_from(PIECE).unwrap();
+        let genesis = genesis("disk.img", length, piece_length, "\"v1\"");
+        let name = genesis.name.clone();
         let sid = genesis.sid();
         let manifest = Manifest::new(genesis.clone(), Accept::Sealed).unwrap();
         let growth = Growth {
@@ -89,7 +63,7 @@ impl Growing {
         Self {
             sid,
             facts: FactStore::new(PieceSpace::of(&genesis).unwrap(), Accept::Sealed),
-            sealer: Sealer::new(sid, key, 0, 1),
+            sealer: Sealer::new(sid, control_key(), 0, 1),
             genesis,
             site,
             content,
