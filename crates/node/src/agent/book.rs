@@ -330,7 +330,7 @@ impl Book {
         id
     }
 
-    /// Ends all jobs; what is on disk stays.
+    /// Ends all jobs; what a later run can go on with stays on disk.
     pub(super) async fn stop(&mut self) {
         self.keep();
         for (_, job) in std::mem::take(&mut self.jobs) {
@@ -397,7 +397,7 @@ impl Running {
 async fn execute(mut job: Job, data: Arc<DataDir>) {
     let fetched = match Box::pin(job.fetch()).await {
         Ok(fetched) => fetched,
-        Err(GetError::Cancelled | GetError::Interrupted) => return forget(&job, &data),
+        Err(GetError::Cancelled | GetError::Interrupted) => return forget(&job, &data).await,
         Err(error) => {
             tracing::warn!(%error, "a task failed");
             job.board.state(AgentState::Failed, Some(error.to_string()));
@@ -410,7 +410,7 @@ async fn execute(mut job: Job, data: Arc<DataDir>) {
         Some(content) => {
             if job.serve(&content).await {
                 content.stop(true).await;
-                forget(&job, &data);
+                forget(&job, &data).await;
             }
         }
         None => forget_when_over(&mut job, &data).await,
@@ -420,17 +420,18 @@ async fn execute(mut job: Job, data: Arc<DataDir>) {
 /// Waits for the end of the task.
 async fn forget_when_over(job: &mut Job, data: &DataDir) {
     if job.orders.wait_for(|orders| orders.cancelled).await.is_ok() {
-        forget(job, data);
+        forget(job, data).await;
     }
 }
 
-/// The torrent of a task that is over is of no use any more.
-fn forget(job: &Job, data: &DataDir) {
+/// What is kept of a task that is over, but for its finished file, is of no use any more.
+async fn forget(job: &Job, data: &DataDir) {
     let orders = job.orders.borrow().clone();
-    if orders.cancelled
-        && let Some(sid) = orders.sid
-        && let Err(error) = data.remove_content(sid)
-    {
+    let Some(sid) = orders.sid.filter(|_| orders.cancelled) else {
+        return;
+    };
+    job.discard(sid).await;
+    if let Err(error) = data.remove_content(sid) {
         tracing::warn!(%error, "a torrent could not be removed");
     }
 }

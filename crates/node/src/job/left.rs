@@ -6,14 +6,15 @@
 use std::path::{Path, PathBuf};
 
 use floodway_origin::Validator;
-use floodway_proto::PieceIndex;
 use floodway_proto::genesis::Genesis;
-use floodway_store::{Nodes, Predecessor, discard_unfinished};
+use floodway_proto::metainfo::Metainfo;
+use floodway_proto::{PieceIndex, SafeName, Sid};
+use floodway_store::{Nodes, OpenError, Predecessor, discard_unfinished};
 
 use super::{GetError, Job};
 use crate::Content;
 
-/// Unfinished data on this disk.
+/// Unfinished data on this disk. What nobody has taken over of it is removed with this: a later run could not go on with it.
 #[derive(Debug)]
 pub(crate) struct Left {
     path: PathBuf,
@@ -45,10 +46,6 @@ impl Left {
         })
     }
 
-    fn identity(&self) -> [u8; 32] {
-        self.genesis.sid().0
-    }
-
     /// Whether an origin's object is the very version that the content was of.
     fn is_of(&self, validator: &Validator, length: u64) -> bool {
         let Validator::Strong(tag) = validator else {
@@ -74,24 +71,92 @@ impl Job {
             Some(_) => return None,
         };
         Some(Predecessor {
-            identity: left.identity(),
+            identity: left.genesis.sid().0,
             only,
         })
     }
 
     /// Something is left instead of what was left before. What nobody took over of that is removed.
     pub(super) async fn leave(&mut self, left: Option<Left>) {
-        let Some(old) = std::mem::replace(&mut self.left, left) else {
+        let old = std::mem::replace(&mut self.left, left);
+        if let Err(error) = tokio::task::spawn_blocking(move || drop(old)).await {
+            tracing::error!(%error, "a defect broke the store");
+        }
+    }
+
+    /// The content is not wanted any more: removes what an earlier run has begun of it, also where this one never came to go on with it.
+    pub(crate) async fn discard(&self, sid: Sid) {
+        let Some(name) = self.name_of(sid) else {
             return;
         };
-        let (path, identity) = (old.path.clone(), old.identity());
-        let removing = move || discard_unfinished(&path, identity);
-        match tokio::task::spawn_blocking(removing).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "what is left of a content could not be removed");
-            }
-            Err(error) => tracing::error!(%error, "a defect broke the store"),
+        let path = self.rules.place.path(&name);
+        let removing = tokio::task::spawn_blocking(move || discard(&path, sid));
+        if let Err(error) = removing.await {
+            tracing::error!(%error, "a defect broke the store");
         }
+    }
+
+    /// What the file of a content is called, if that is known here.
+    fn name_of(&self, sid: Sid) -> Option<SafeName> {
+        if let Ok(Some(genesis)) = self.genesis(sid) {
+            return Some(genesis.name);
+        }
+        let bytes = self.data()?.torrent(sid).ok().flatten()?;
+        Metainfo::decode(&bytes)
+            .ok()
+            .map(|torrent| torrent.info.name)
+    }
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        discard(&self.path, self.genesis.sid());
+    }
+}
+
+fn discard(path: &Path, sid: Sid) {
+    match discard_unfinished(path, sid.0) {
+        // Whoever has it open took it over.
+        Ok(()) | Err(OpenError::Locked(_)) => {}
+        Err(error) => tracing::warn!(%error, "what is left of a content could not be removed"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use floodway_proto::ByteCount;
+    use floodway_store::{Hashes, Spec, Store};
+
+    use super::*;
+    use crate::testing::genesis;
+
+    #[test]
+    fn what_nobody_took_over_is_removed_and_what_somebody_has_open_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let genesis = genesis("f", Some(1 << 20), 1 << 18, "\"v1\"");
+        let begun = Spec {
+            target: folder.path().join("f"),
+            layout: genesis.layout().unwrap(),
+            identity: genesis.sid().0,
+            hashes: Hashes::Facts(Nodes::new()),
+            linear_digest: false,
+            adopts: None,
+            overwrite: false,
+            buffer_limit: ByteCount::mib(1),
+        };
+        let (store, _) = Store::open(begun, |_| ()).unwrap();
+        let left = || Left {
+            path: folder.path().join("f"),
+            genesis: genesis.clone(),
+            proven: Nodes::new(),
+        };
+        let files = || std::fs::read_dir(folder.path()).unwrap().count();
+        drop(left());
+        assert_eq!(files(), 2, "data and journal");
+        store.close().unwrap();
+        drop(store);
+        // As when the task that waits for a successor is aborted.
+        drop(left());
+        assert_eq!(files(), 0);
     }
 }

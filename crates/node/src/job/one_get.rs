@@ -42,10 +42,6 @@ pub(super) async fn fetch(
         let error = match one_try(job, url, probe, &place, &mut counters).await {
             Ok(sha256) => break sha256,
             Err(GetError::Origin(error)) => error,
-            Err(GetError::Cancelled) => {
-                place.remove();
-                return Err(GetError::Cancelled);
-            }
             Err(error) => return Err(error),
         };
         counters.wasted += std::mem::take(&mut counters.origin);
@@ -60,7 +56,6 @@ pub(super) async fn fetch(
     if let (Some(expected), Some(found)) = (job.rules.sha256, sha256)
         && expected != found
     {
-        place.remove();
         return Err(GetError::Mismatch { expected, found });
     }
     let path = place.finish(job.rules.overwrite)?;
@@ -195,7 +190,7 @@ fn write(
     Ok(hasher.map(|hasher| Sha256(hasher.finalize().into())))
 }
 
-/// The unfinished file beside its target, under the same lock as a store's.
+/// The unfinished file beside its target, under the same lock as a store's. Nobody can go on with it: it is removed with this.
 struct Unfinished {
     target: PathBuf,
     data: PathBuf,
@@ -253,12 +248,6 @@ impl Unfinished {
         failed(action, &self.data)
     }
 
-    fn remove(&self) {
-        // It is only room on the disk; a later run of the same command takes it over.
-        let _ = std::fs::remove_file(&self.data);
-        let _ = std::fs::remove_file(&self.journal);
-    }
-
     fn finish(self, overwrite: bool) -> Result<PathBuf, GetError> {
         let failed = self.failed("rename");
         if overwrite {
@@ -278,8 +267,15 @@ impl Unfinished {
                 .and_then(|folder| folder.sync_all())
                 .map_err(&failed)?;
         }
+        Ok(std::path::absolute(&self.target).unwrap_or_else(|_| self.target.clone()))
+    }
+}
+
+impl Drop for Unfinished {
+    fn drop(&mut self) {
+        // It is only room on the disk; a later run of the same command takes it over.
+        let _ = std::fs::remove_file(&self.data);
         let _ = std::fs::remove_file(&self.journal);
-        Ok(std::path::absolute(&self.target).unwrap_or(self.target))
     }
 }
 
@@ -328,6 +324,7 @@ mod tests {
             Err(GetError::TargetExists(_))
         ));
         assert_eq!(std::fs::read(&target).unwrap(), b"old");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
         assert!(matches!(
             Unfinished::lock(target.clone(), false),
             Err(GetError::TargetExists(_))
@@ -337,6 +334,16 @@ mod tests {
         assert_eq!(place.finish(true).unwrap(), target);
         assert_eq!(std::fs::read(&target).unwrap(), b"new");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_nobody_can_go_on_with_does_not_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = Unfinished::lock(folder.path().join("f"), false).unwrap();
+        place.begin().unwrap().write_all(b"new").unwrap();
+        // As when the task that downloads is aborted.
+        drop(place);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]

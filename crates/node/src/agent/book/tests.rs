@@ -1,8 +1,10 @@
 use floodway_api::sync::{ContentInfo, OfflineOrigin, PeerInfo};
-use floodway_proto::NodeId;
+use floodway_proto::{ByteCount, NodeId};
+use floodway_store::{Hashes, Nodes, Spec, Store};
 
 use super::*;
 use crate::SessionConfig;
+use crate::testing::genesis;
 
 const SID: Sid = Sid([1; 32]);
 
@@ -181,4 +183,39 @@ async fn grants_and_peers_reach_the_job_they_are_for() {
     let job = site.book.tasks["a"].job.unwrap();
     assert!(site.book.jobs[&job].orders.borrow().control_down);
     site.book.stop().await;
+}
+
+/// What an earlier run has begun of a content that nobody wants any more.
+#[tokio::test]
+async fn a_task_that_ended_while_the_agent_was_away_leaves_nothing_unfinished() {
+    let mut site = site(tempfile::tempdir().unwrap()).await;
+    let genesis = genesis("f", Some(1 << 20), 1 << 18, "\"v1\"");
+    let sid = genesis.sid();
+    site.book.tools.data.save_genesis(&genesis).unwrap();
+    std::fs::create_dir(&site.book.tools.dir).unwrap();
+    let begun = Spec {
+        target: site.book.tools.dir.join("f"),
+        layout: genesis.layout().unwrap(),
+        identity: sid.0,
+        hashes: Hashes::Facts(Nodes::new()),
+        linear_digest: false,
+        adopts: None,
+        overwrite: false,
+        buffer_limit: ByteCount::mib(1),
+    };
+    let (store, _) = Store::open(begun, |_| ()).unwrap();
+    store.close().unwrap();
+    drop(store);
+    let left = || {
+        std::fs::read_dir(site.folder.path().join("files"))
+            .unwrap()
+            .count()
+    };
+    assert_eq!(left(), 2, "data and journal");
+    // It waits for control's word of the content, and hears that the task is over.
+    site.book
+        .apply(reply(vec![order("a", Some(sid), "http://h/f")]));
+    site.book.apply(reply(Vec::new()));
+    site.book.stop().await;
+    assert_eq!(left(), 0);
 }
