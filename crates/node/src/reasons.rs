@@ -1,6 +1,6 @@
 //! Why a transfer went the way it went, for reports and `--explain`.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use floodway_swarm::{HttpPlan, PlanReason};
 
@@ -14,15 +14,22 @@ type Listener = Arc<dyn Fn(String) + Send + Sync>;
 /// A list of reasons, each once, in the order in which they came up. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Reasons {
-    list: Arc<Mutex<Vec<String>>>,
+    told: Arc<Mutex<Told>>,
     listener: Listener,
+}
+
+#[derive(Default)]
+struct Told {
+    list: Vec<String>,
+    /// Why the file is fetched in the way in which it is.
+    decisive: Option<String>,
 }
 
 impl Reasons {
     /// `listener` gets each reason when it first comes up.
     pub(crate) fn new(listener: impl Fn(String) + Send + Sync + 'static) -> Self {
         Self {
-            list: Arc::default(),
+            told: Arc::default(),
             listener: Arc::new(listener),
         }
     }
@@ -30,7 +37,7 @@ impl Reasons {
     pub(crate) fn add(&self, reason: impl Into<String>) {
         let reason = reason.into();
         {
-            let mut list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+            let list = &mut self.told().list;
             if list.len() >= MOST || list.contains(&reason) {
                 return;
             }
@@ -39,11 +46,23 @@ impl Reasons {
         (self.listener)(reason);
     }
 
+    /// Adds the reason why the file is fetched in another way from now on.
+    pub(crate) fn decide(&self, reason: String) {
+        self.told().decisive = Some(reason.clone());
+        self.add(reason);
+    }
+
     pub(crate) fn list(&self) -> Vec<String> {
-        self.list
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.told().list.clone()
+    }
+
+    /// The last one that [decided](Self::decide) how the file was fetched.
+    pub(crate) fn decisive(&self) -> Option<String> {
+        self.told().decisive.clone()
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -127,6 +146,20 @@ mod tests {
         }
         assert_eq!(reasons.list().len(), MOST);
         assert_eq!(*heard.lock().unwrap(), MOST);
+    }
+
+    #[test]
+    fn what_decided_last_is_kept_whatever_else_is_told() {
+        let reasons = Reasons::new(|_| ());
+        reasons.add("a peer was banned");
+        assert_eq!(reasons.decisive(), None);
+        reasons.decide("no relay is live".into());
+        for n in 0..MOST {
+            reasons.add(format!("{n}"));
+        }
+        assert_eq!(reasons.decisive().as_deref(), Some("no relay is live"));
+        reasons.decide("control is away".into());
+        assert_eq!(reasons.decisive().as_deref(), Some("control is away"));
     }
 
     #[test]

@@ -344,14 +344,14 @@ impl Job {
                         Err(GetError::ByTorrent) => {}
                         Err(error @ GetError::Replaced) => self.reasons.add(error.to_string()),
                         Err(GetError::NoRelay(why)) => {
-                            self.reasons.add(why);
+                            self.reasons.decide(why.to_owned());
                             return self.plain().await;
                         }
                         result => return result,
                     }
                 }
                 Start::Plain(why) => {
-                    self.reasons.add(why);
+                    self.reasons.decide(why);
                     return self.plain().await;
                 }
                 Start::Refused(message) => return Err(GetError::Refused(message)),
@@ -515,10 +515,9 @@ impl Job {
         transfer::serve(self, content).await
     }
 
-    /// How the file was verified, for control: with the reasons, if it was not the usual way.
+    /// How the file was verified, for control: with the reason, if it was not the usual way.
     pub(crate) fn verdict(&self, verified_by: VerifiedBy) -> String {
-        let reasons = self.reasons.list();
-        match (verified_by, reasons.first()) {
+        match (verified_by, self.reasons.decisive()) {
             (VerifiedBy::Facts | VerifiedBy::Torrent, _) | (_, None) => verified_by.to_string(),
             (_, Some(reason)) => format!("{verified_by}; {reason}"),
         }
