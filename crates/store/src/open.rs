@@ -149,13 +149,15 @@ fn length_of(path: &Path) -> Result<Option<u64>, StoreError> {
     }
 }
 
-/// True when the journal speaks of this content, whose length may have become known since.
+/// True when the journal speaks of this content. Its length may have become known since, or have been known to an earlier run
+/// only.
 fn is_same(recorded: &Recorded, spec: &Spec, length: Option<u64>) -> bool {
     recorded.header.is_some_and(|header| {
         let length = length.filter(|_| header.length != UNKNOWN);
         header
             == Header {
                 boot: header.boot,
+                length: length.unwrap_or(header.length),
                 ..header_of(spec, length)
             }
     })

@@ -175,6 +175,32 @@ fn a_later_run_that_does_not_know_the_length_fetches_a_short_last_piece_again() 
 }
 
 #[test]
+fn a_later_run_that_does_not_know_the_length_any_more_goes_on_with_what_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("file");
+    let data = content(2 * P + 100, 1);
+    let known = Hashes::Facts(nodes(&data, 0..3));
+    let rig = Rig::open(spec(&target, &data, known));
+    rig.put_piece(&data, 0);
+    rig.put(&data, 1, 0);
+    rig.put_piece(&data, 2);
+    rig.store.close().unwrap();
+    drop(rig);
+    let rig = Rig::open(open_ended(&target, &data, Nodes::new()));
+    assert_eq!(rig.have(), [0]);
+    assert_eq!(rig.opened.partial.len(), 1);
+    assert_eq!(rig.opened.note, Some(Note::Untrusted(1)), "the short piece");
+    rig.store.end(data.len() as u64);
+    for index in 1..4 {
+        rig.put(&data, 1, index);
+    }
+    rig.put_piece(&data, 2);
+    rig.store.finish();
+    rig.finished();
+    assert!(std::fs::read(&target).unwrap() == data);
+}
+
+#[test]
 fn what_was_cut_off_is_fetched_again_when_the_length_is_not_known() {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("file");
