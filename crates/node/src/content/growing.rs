@@ -489,8 +489,10 @@ impl Driver {
         let Some(growing) = &mut self.growing else {
             return;
         };
+        if !growing.is_final || growing.answers_all {
+            return;
+        }
         let names = growing.gossip.manifest().final_names();
-        let names = names.filter(|_| growing.is_final && !growing.answers_all);
         let Some((names, hashes)) = names.zip(growing.all_hashes()) else {
             return;
         };
