@@ -189,31 +189,42 @@ fn another_relay_reads_on_from_the_beginning_when_the_first_dies() {
     assert_eq!(ended["length"], length, "{ended:#}");
 }
 
-#[test]
-fn a_chunked_body_that_breaks_off_is_read_again_and_never_taken_for_the_whole() {
+/// Without ranges, or without a length: read from the first byte on after a break.
+fn breaking(times: usize) -> [Lie; 2] {
     let after = usize::try_from(PIECE + MIB).unwrap();
-    let mut stage = Stage::new(2 * PIECE + 7, Lie::ChunksBreak { after, times: 1 });
-    let agents = stage.fleet.agents(1);
-    let _relays = stage.fleet.relays(1);
-    stage.fleet.await_live_nodes(2);
-    let task = task_id(&stage.fleet.create_task(&stage.url, Some("all")));
-    let ended = stage.ends(&task, &agents);
-    assert_eq!(ended["agents"][0]["sources"]["origin"], 0, "{ended:#}");
-    assert_eq!(stage.reads().len(), 2, "{:#?}", stage.reads());
+    [
+        Lie::ChunksBreak { after, times },
+        Lie::NoRangesBreak { after, times },
+    ]
 }
 
 #[test]
-fn a_chunked_body_that_always_breaks_off_is_given_up() {
-    let after = usize::try_from(PIECE + MIB).unwrap();
-    let times = usize::MAX;
-    let mut stage = Stage::new(2 * PIECE, Lie::ChunksBreak { after, times });
-    let _relays = stage.fleet.relays(1);
-    stage.fleet.await_live_nodes(1);
-    let task = task_id(&stage.fleet.create_task(&stage.url, None));
-    let ended = stage
-        .fleet
-        .await_task(&task, &["final", "failed"], Site::PATIENCE);
-    assert_eq!(ended["state"], "failed", "{ended:#}");
-    let reason = ended["reason"].as_str().unwrap();
-    assert!(reason.contains("broke off"), "{reason}");
+fn a_whole_body_that_breaks_off_is_read_again_and_never_taken_for_the_whole() {
+    for lie in breaking(1) {
+        let mut stage = Stage::new(2 * PIECE + 7, lie);
+        let agents = stage.fleet.agents(1);
+        let _relays = stage.fleet.relays(1);
+        stage.fleet.await_live_nodes(2);
+        let task = task_id(&stage.fleet.create_task(&stage.url, Some("all")));
+        let ended = stage.ends(&task, &agents);
+        assert_eq!(ended["agents"][0]["sources"]["origin"], 0, "{ended:#}");
+        assert_eq!(stage.reads().len(), 2, "{:#?}", stage.reads());
+    }
+}
+
+#[test]
+fn a_whole_body_that_always_breaks_off_is_given_up() {
+    for lie in breaking(usize::MAX) {
+        let mut stage = Stage::new(2 * PIECE, lie);
+        let _relays = stage.fleet.relays(1);
+        stage.fleet.await_live_nodes(1);
+        let task = task_id(&stage.fleet.create_task(&stage.url, None));
+        let ended = stage
+            .fleet
+            .await_task(&task, &["final", "failed"], Site::PATIENCE);
+        assert_eq!(ended["state"], "failed", "{ended:#}");
+        let reason = ended["reason"].as_str().unwrap();
+        assert!(reason.contains("broke off 4 times"), "{reason}");
+        assert_eq!(stage.reads().len(), 4, "{:#?}", stage.reads());
+    }
 }

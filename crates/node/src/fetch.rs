@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 
 use crate::content::{HttpSource, Packet, Reading, Shared};
+use crate::origin_source::{WHOLE_TRIES, broke_off};
 use crate::session::{RateGate, Session};
 
 mod hosts;
@@ -89,7 +90,8 @@ impl Fetch {
 
     /// What an error means for the source.
     fn judge(&self, error: &OriginError) -> HttpEnd {
-        if !error.is_transient() {
+        let last_try = self.source.access == Access::OneGet && self.failures + 1 >= WHOLE_TRIES;
+        if !error.is_transient() || (last_try && broke_off(error)) {
             return HttpEnd::Gone;
         }
         let backoff = BACKOFF_FIRST

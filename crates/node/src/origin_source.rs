@@ -48,6 +48,18 @@ pub(crate) async fn probe(
     }
 }
 
+/// An object that is read by one GET of the whole may break off so often in a row: each time it is read from its first byte on,
+/// which may cost its origin another copy.
+pub(crate) const WHOLE_TRIES: u32 = 4;
+
+/// The body stopped before it was whole.
+pub(crate) fn broke_off(error: &OriginError) -> bool {
+    matches!(
+        error,
+        OriginError::Broken { .. } | OriginError::Short { .. } | OriginError::Stalled { .. }
+    )
+}
+
 /// How long to wait before the next try; `None`: give up.
 pub(crate) fn again(error: &OriginError, tries: u32, since: Duration) -> Option<Duration> {
     if let OriginError::Busy { retry_after, .. } = error {

@@ -33,6 +33,13 @@ pub enum Lie {
     Encodes,
     /// Knows no ranges and does not say `Accept-Ranges`.
     NoRanges,
+    /// The same, and the first `times` data replies break off after so many bytes.
+    NoRangesBreak {
+        /// Body bytes before it closes.
+        after: usize,
+        /// How many replies break.
+        times: usize,
+    },
     /// Its only validator is a weak ETag.
     WeakEtag,
     /// Has no validator at all.
@@ -281,7 +288,8 @@ impl State {
                 ..plan
             };
         }
-        let ranges = self.lie != Lie::NoRanges && !self.is_chunked();
+        let no_ranges = matches!(self.lie, Lie::NoRanges | Lie::NoRangesBreak { .. });
+        let ranges = !no_ranges && !self.is_chunked();
         if ranges {
             plan.headers.push(("Accept-Ranges", "bytes".into()));
         }
@@ -305,7 +313,9 @@ impl State {
                 plan.cut = Some(after);
                 plan.hides_length = !says_length;
             }
-            Lie::ChunksBreak { after, times } if !is_probe && number < times => {
+            Lie::ChunksBreak { after, times } | Lie::NoRangesBreak { after, times }
+                if !is_probe && number < times =>
+            {
                 plan.cut = Some(after);
             }
             Lie::ChunksWait(waits) if !is_probe => plan.waits = waits,

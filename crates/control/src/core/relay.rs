@@ -97,8 +97,8 @@ impl Core {
             name: genesis.name.to_string(),
             etag: probe.etag.clone(),
             last_modified: probe.last_modified.clone(),
-            // Each file of a folder has a strong validator.
-            ranges: probe.ranges && genesis.strong,
+            // Each file of a folder has a strong validator. Without a length nobody could share the object out.
+            ranges: probe.ranges && genesis.strong && length.is_some(),
             genesis: HexBytes(genesis.encode()),
             announce_key: secrets::random_hex::<16>(),
             info_hash: None,

@@ -13,9 +13,16 @@ const PIECE: u32 = 4 << 20;
 
 fn chunked() -> ProbeReport {
     ProbeReport {
-        length: None,
         etag: None,
         ranges: false,
+        ..endless()
+    }
+}
+
+/// An object that says that it has ranges, and not how long it is.
+fn endless() -> ProbeReport {
+    ProbeReport {
+        length: None,
         ..probe(1)
     }
 }
@@ -32,6 +39,23 @@ async fn begun(server: &Server) -> (Follower, String, Sid) {
     assert_eq!(leased(&content), all, "one relay, one GET");
     relay.take(&reply, content.sid);
     (relay, task, content.sid)
+}
+
+#[tokio::test]
+async fn without_a_length_one_relay_reads_all_whatever_is_said_of_ranges() {
+    let server = Server::start();
+    let mut first = server.enrol(Role::Relay).await;
+    let mut other = server.enrol(Role::Relay).await;
+    first.sync(&server).await;
+    other.sync(&server).await;
+    let task = server.publish("disk.img", None).await.relay_task;
+    assert!(endless().ranges && endless().etag.is_some());
+    let content_of_first = content(&first.probed(&server, &task, endless()).await);
+    assert!(!content_of_first.ranges);
+    let content_of_other = content(&other.sync(&server).await);
+    let mut leases = [content_of_first, content_of_other].map(|content| leased(&content).len());
+    leases.sort_unstable();
+    assert_eq!(leases, [0, PIECES_WHILE_UNKNOWN as usize]);
 }
 
 #[tokio::test]

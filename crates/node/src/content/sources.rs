@@ -79,7 +79,10 @@ impl Sources {
         let Some(request) = self.requests.get(&request) else {
             return u64::MAX;
         };
-        if let Some(known) = self.known.get_mut(&request.source) {
+        // What came of the whole is lost when it breaks off: only its end is a success.
+        if let Some(known) = self.known.get_mut(&request.source)
+            && known.source.access == OriginAccess::Ranges
+        {
             known.failures = 0;
         }
         *request.end.borrow()

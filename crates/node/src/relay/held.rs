@@ -23,7 +23,7 @@ use super::work::{End, News, Note, Tools, failure, of_origin};
 use crate::job::sources::{Capabilities, info_for_peers, relays};
 use crate::manifest::{expand, unix_us, v2_name};
 use crate::node::add_known;
-use crate::origin_source::{expectation, same_host};
+use crate::origin_source::{broke_off, expectation, same_host};
 use crate::state::StateError;
 use crate::{Content, ContentSpec, Growth, HttpSource, SourceFile, State, Target};
 
@@ -265,11 +265,7 @@ impl Held {
         if self.shows_another_body(error) {
             return End::Failed(self.given_up_by(error));
         }
-        let broke_off = matches!(
-            error,
-            OriginError::Broken { .. } | OriginError::Short { .. } | OriginError::Stalled { .. }
-        );
-        if self.is_open_ended && broke_off {
+        if broke_off(error) {
             return End::BrokeOff(error.to_string());
         }
         End::Again

@@ -20,7 +20,7 @@ use super::held::{Held, OpenFailure, paused_report};
 use super::http::Serving;
 use crate::control_client::ControlClient;
 use crate::manifest::records;
-use crate::origin_source::{etag_of, probe, same_host};
+use crate::origin_source::{WHOLE_TRIES, etag_of, probe, same_host};
 use crate::state::DataDir;
 use crate::{ContentEvent, PeerAt, Session};
 
@@ -28,9 +28,6 @@ use crate::{ContentEvent, PeerAt, Session};
 const PAUSE: Duration = Duration::from_secs(2);
 /// How long an origin that is away is probed again.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// A body of unknown length that breaks off so often in a row is given up: each time it is read from its first byte on, after
-/// pauses that grow.
-const BROKEN_MAX: u32 = 4;
 
 /// What control wants of this task now.
 #[derive(Clone, Debug, Default)]
@@ -102,7 +99,7 @@ pub(super) struct Work {
     pub(super) tools: Arc<Tools>,
     pub(super) orders: watch::Receiver<Order>,
     pub(super) notes: mpsc::UnboundedSender<(String, Note)>,
-    /// How often the body of a content of unknown length broke off, in a row.
+    /// How often the one GET of the whole broke off, in a row.
     pub(super) broken: u32,
 }
 
@@ -112,7 +109,7 @@ pub(super) enum End {
     Reordered,
     /// Begin anew with the same content.
     Again,
-    /// The same, since a body of unknown length broke off: why.
+    /// The same, since the one GET of the whole broke off: why.
     BrokeOff(String),
     /// It is final, and records do not lead there: go on with the same bytes by its torrent.
     ByTorrent,
@@ -169,15 +166,15 @@ impl Work {
         }
     }
 
-    /// A body of unknown length broke off: waits before the next try, as long as there is to be one.
+    /// The one GET of the whole broke off: waits before the next try, longer each time, as long as there is to be one.
     async fn again_after_break(&mut self, why: &str) -> Result<(), RelayFailure> {
         self.broken += 1;
-        if self.broken < BROKEN_MAX {
+        if self.broken < WHOLE_TRIES {
             tokio::time::sleep(PAUSE * self.broken).await;
             return Ok(());
         }
         let message = format!(
-            "the origin's body broke off {BROKEN_MAX} times before its end, so how long the object is cannot be known: {why}"
+            "the origin's body broke off {WHOLE_TRIES} times before its end, and it cannot be read on from there, since the origin has no ranges or no strong validator: {why}"
         );
         Err(failure(RelayFailureKind::Local, message))
     }

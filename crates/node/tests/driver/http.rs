@@ -219,6 +219,35 @@ async fn a_server_without_ranges_is_read_by_one_get() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_whole_that_always_breaks_off_is_given_up() {
+    let kit = Kit::new(2 << 20);
+    let bytes = Arc::clone(&kit.bytes);
+    let server = Server::start(move |asked| {
+        let mut reply = Reply::honest(&bytes, asked);
+        reply.body.truncate(700_000);
+        reply.close = true;
+        reply
+    })
+    .await;
+    let session = session(1).await;
+    let get = get(&kit, vec![server.source(&kit, Access::OneGet)]);
+    let content = session.add(get).await.unwrap();
+    let mut events = content.events();
+    let given_up = async {
+        loop {
+            let event = events.recv().await.expect("it lives");
+            if let ContentEvent::SourceFailed { gone: true, .. } = event {
+                return;
+            }
+        }
+    };
+    timeout(PATIENCE, given_up)
+        .await
+        .expect("it cannot go on for ever");
+    assert_eq!(server.requests.load(Ordering::Relaxed), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn broken_and_busy_servers_are_asked_again() {
     let kit = Kit::new(6 << 20);
     let bytes = Arc::clone(&kit.bytes);
