@@ -1,6 +1,6 @@
 //! What a relay signs itself of the pieces that it reads under leases: when, and in how many records.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,10 +12,11 @@ use super::{Gossip, GossipOutput};
 
 /// Control signs what it is told within so long, unless it is away: what it would have signed is not said twice.
 const LATE: Duration = Duration::from_secs(1);
-/// So many records are signed without waiting for control: the first pieces of a content are what others wait for.
+/// So many records are signed without waiting for control, by all relays together: the first pieces of a content are what others
+/// wait for.
 const BURST: u32 = 16;
-/// Each of these gives one more. 100 GB at 1 Gbit/s, 800 s, may have 96 records of about 250 bytes so.
-const ANOTHER_AFTER: Duration = Duration::from_secs(10);
+/// Each of these gives them one more. 100 GB at 1 Gbit/s, 800 s, may have 56 records of about 300 bytes so.
+const ANOTHER_AFTER: Duration = Duration::from_secs(20);
 /// The most facts in one record: it stays below 3 KiB.
 const FACTS_LIMIT: usize = 64;
 
@@ -44,11 +45,13 @@ impl Attestor {
         }
     }
 
-    fn read(&mut self, now: Time, piece: u32, fact: Fact) {
-        while self.paid + ANOTHER_AFTER <= now {
-            self.paid += ANOTHER_AFTER;
-            self.credit = (self.credit + 1).min(BURST);
+    /// `relays`: so many have leases.
+    fn read(&mut self, now: Time, piece: u32, fact: Fact, relays: u32) {
+        while self.paid + ANOTHER_AFTER * relays <= now {
+            self.paid += ANOTHER_AFTER * relays;
+            self.credit = self.credit.saturating_add(1);
         }
+        self.credit = self.credit.min((BURST / relays).max(1));
         let due = if self.credit > 0 { now } else { now + LATE };
         self.waiting.insert(piece, (due, fact));
     }
@@ -112,11 +115,24 @@ impl Attestor {
     }
 }
 
+/// How many relays have leases, and so sign what they read; at least one.
+fn readers(manifest: &Manifest) -> u32 {
+    let leases = manifest
+        .leases()
+        .filter_map(|signed| match &signed.record().body {
+            Body::Lease(lease) => Some(lease.relay.to_bytes()),
+            _ => None,
+        });
+    let relays: BTreeSet<[u8; 32]> = leases.collect();
+    u32::try_from(relays.len()).unwrap_or(u32::MAX).max(1)
+}
+
 impl Gossip {
     /// This node has read a piece from the origin.
     pub(super) fn has_read(&mut self, now: Time, piece: u32, fact: Fact) {
+        let relays = readers(&self.manifest);
         if let Some(attestor) = &mut self.attestor {
-            attestor.read(now, piece, fact);
+            attestor.read(now, piece, fact, relays);
         }
     }
 

@@ -124,9 +124,13 @@ impl Control {
     }
 
     fn lease(&mut self, lease: u64, first: u32, count: u32) -> Signed {
+        self.lease_of(&relay_key(), lease, first, count)
+    }
+
+    fn lease_of(&mut self, relay: &SecretKey, lease: u64, first: u32, count: u32) -> Signed {
         let lease = Lease {
             lease: LeaseId(lease),
-            relay: relay_key().public(),
+            relay: relay.public(),
             first,
             count,
             expires_unix_ms: 0,
