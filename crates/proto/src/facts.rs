@@ -46,7 +46,7 @@ pub enum Trust {
 }
 
 /// Why a fact was not taken. The store is then as before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FactError {
     /// The genesis names no such file, or it is empty.
     #[error("the content has no hashes of a file {0}")]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use crate::name::folded;
 use crate::{NameError, SafeName, percent};
 
 /// The most files of one content. With their validators they must also fit into a genesis.
@@ -14,49 +15,57 @@ pub const PATH_LENGTH_LIMIT: usize = 1024;
 /// Where v1 torrents put the names of pad files (BEP 47); no file may lie there.
 pub(crate) const PAD_FOLDER: &str = ".pad";
 
-/// Why paths cannot be the files of one folder. Files are counted from 0 in the order in which they were given.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why paths cannot be the files of one folder. Errors name paths, cut after some 300 characters.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FilesError {
     /// No file, or more than [`FILES_LIMIT`].
     #[error("a folder has 1 to {FILES_LIMIT} files, not {0}")]
     Count(usize),
     /// No name, or more than [`DEPTH_LIMIT`] of them.
-    #[error("the path of file {file} has {depth} names; 1 to {DEPTH_LIMIT} are allowed")]
+    #[error("`{path}`: a path of {depth} names; 1 to {DEPTH_LIMIT} are allowed")]
     Depth {
         /// Which file.
-        file: usize,
+        path: String,
         /// How many names its path has.
         depth: usize,
     },
     /// Longer than [`PATH_LENGTH_LIMIT`].
-    #[error(
-        "the path of file {file} has {length} bytes, more than the limit of {PATH_LENGTH_LIMIT}"
-    )]
+    #[error("`{path}`: a path of {length} bytes is longer than the limit of {PATH_LENGTH_LIMIT}")]
     PathLength {
         /// Which file.
-        file: usize,
+        path: String,
         /// Bytes of its path.
         length: usize,
     },
     /// It lies where v1 torrents have their padding.
-    #[error("file {0} lies in `{PAD_FOLDER}`, which torrents use for padding")]
-    Pad(usize),
+    #[error("`{0}` lies in `{PAD_FOLDER}`, which torrents use for padding")]
+    Pad(String),
     /// Not in ascending order of the paths' names, byte by byte (BEP 52).
-    #[error("file {0} is out of order: files are sorted by their paths")]
-    Order(usize),
-    /// The same path twice, a file with the path of a folder, or paths that differ only in case.
+    #[error("`{0}` is out of order: files are sorted by their paths")]
+    Order(String),
+    /// The same path twice, or a file with the path of a folder.
     #[error(
-        "file {first} and file {second} cannot lie in one folder: their paths are equal, differ only in case, or one is a folder of the other"
+        "`{first}` and `{second}` cannot lie in one folder: they are equal, or one is a folder of the other"
     )]
     Clash {
         /// One of them.
-        first: usize,
+        first: String,
         /// The other.
-        second: usize,
+        second: String,
+    },
+    /// Paths that file systems of Windows and macOS take for one.
+    #[error(
+        "`{first}` and `{second}` are one path on Windows or macOS: they differ only in case or in how Unicode writes the same letters; rename one of them"
+    )]
+    Alike {
+        /// One of them.
+        first: String,
+        /// The other.
+        second: String,
     },
     /// A length that is not known: only a single file may have that.
-    #[error("the length of file {0} is not known")]
-    UnknownLength(usize),
+    #[error("`{0}`: its length is not known")]
+    UnknownLength(String),
     /// More bytes than can be counted.
     #[error("the files are too long together")]
     Length,
@@ -111,7 +120,12 @@ pub fn url_suffix(path: &[SafeName]) -> String {
     suffix
 }
 
-/// Checks that all of these paths can be files of one folder, on file systems that tell no case too.
+/// A path for an error's text, which must not become as long as what is wrong with it.
+pub(crate) fn shown(path: &[SafeName]) -> String {
+    path_text(path).chars().take(300).collect()
+}
+
+/// Checks that all of these paths can be files of one folder, on file systems that tell no case or normalise names too.
 ///
 /// # Errors
 /// [`FilesError`] naming the first file at fault.
@@ -119,33 +133,53 @@ pub fn check_paths(paths: &[&[SafeName]]) -> Result<(), FilesError> {
     if !(1..=FILES_LIMIT).contains(&paths.len()) {
         return Err(FilesError::Count(paths.len()));
     }
-    // Of each file and folder, without its case: how it is written, which file it comes from, and whether it is one.
-    let mut seen: BTreeMap<String, (String, usize, bool)> = BTreeMap::new();
+    // Files and folders as such a system knows them: the first file that is or lies in each.
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     for (file, path) in paths.iter().enumerate() {
-        let depth = path.len();
-        if !(1..=DEPTH_LIMIT).contains(&depth) {
-            return Err(FilesError::Depth { file, depth });
-        }
-        let length = path_text(path).len();
-        if length > PATH_LENGTH_LIMIT {
-            return Err(FilesError::PathLength { file, length });
-        }
-        if path[0].as_str().eq_ignore_ascii_case(PAD_FOLDER) {
-            return Err(FilesError::Pad(file));
-        }
-        for end in 1..=depth {
-            let (text, is_file) = (path_text(&path[..end]), end == depth);
-            let entry = seen.entry(text.to_lowercase());
-            let (written, first, was_file) = entry.or_insert_with(|| (text.clone(), file, is_file));
-            let is_shared_folder = *written == text && !is_file && !*was_file;
-            if *first != file && !is_shared_folder {
-                let (first, second) = (*first, file);
-                return Err(FilesError::Clash { first, second });
+        check_path(path)?;
+        let folded = folded(&path_text(path));
+        let ends = folded.match_indices('/').map(|(at, _)| at);
+        for (depth, end) in (1..).zip(ends.chain([folded.len()])) {
+            let Some(&first) = seen.get(&folded[..end]) else {
+                seen.insert(folded[..end].to_owned(), file);
+                continue;
+            };
+            let other = paths[first];
+            let is_same = path[..depth] == other[..depth];
+            if is_same && depth < path.len() && depth < other.len() {
+                continue;
             }
+            let (first, second) = (shown(other), shown(path));
+            return Err(match is_same {
+                true => FilesError::Clash { first, second },
+                false => FilesError::Alike { first, second },
+            });
         }
         if file > 0 && paths[file - 1] >= *path {
-            return Err(FilesError::Order(file));
+            return Err(FilesError::Order(shown(path)));
         }
+    }
+    Ok(())
+}
+
+/// What one path must be like, whatever others there are.
+fn check_path(path: &[SafeName]) -> Result<(), FilesError> {
+    let depth = path.len();
+    if !(1..=DEPTH_LIMIT).contains(&depth) {
+        let path = shown(path);
+        return Err(FilesError::Depth { path, depth });
+    }
+    let length = path
+        .iter()
+        .map(|name| name.as_str().len() + 1)
+        .sum::<usize>()
+        - 1;
+    if length > PATH_LENGTH_LIMIT {
+        let path = shown(path);
+        return Err(FilesError::PathLength { path, length });
+    }
+    if path[0].as_str().eq_ignore_ascii_case(PAD_FOLDER) {
+        return Err(FilesError::Pad(shown(path)));
     }
     Ok(())
 }
@@ -172,13 +206,37 @@ mod tests {
 
     #[test]
     fn paths_that_meet_on_some_disk_are_refused() {
-        let clash = |first, second| Err(FilesError::Clash { first, second });
-        assert_eq!(check(&["a", "a"]), clash(0, 1));
-        assert_eq!(check(&["a", "a/b"]), clash(0, 1));
-        assert_eq!(check(&["A", "a"]), clash(0, 1));
-        assert_eq!(check(&["A/x", "a/y"]), clash(0, 1));
-        assert_eq!(check(&["A/x", "a"]), clash(0, 1));
-        assert_eq!(check(&["É", "é"]), clash(0, 1));
+        let clash = |first: &str, second: &str| {
+            let (first, second) = (first.into(), second.into());
+            Err(FilesError::Clash { first, second })
+        };
+        assert_eq!(check(&["a", "a"]), clash("a", "a"));
+        assert_eq!(check(&["a", "a/b"]), clash("a", "a/b"));
+        assert_eq!(check(&["d/a/b", "d/a/c", "d/a"]), clash("d/a/b", "d/a"));
+        for (first, second) in [
+            ("A", "a"),
+            ("A/x", "a/y"),
+            ("A/x", "a"),
+            ("É", "é"),
+            // The same letters, composed and not: macOS keeps one of them.
+            ("e\u{301}", "é"),
+            ("ü/x", "u\u{308}/x"),
+            ("E\u{301}", "é"),
+            ("가", "\u{1100}\u{1161}"),
+            // What lower case alone does not show.
+            ("STRASSE", "straße"),
+            ("ΟΔΟΣ", "οδος"),
+            ("K", "\u{212a}"),
+            ("ﬁle", "FILE"),
+            // Marks that Unicode orders.
+            ("a\u{323}\u{307}", "a\u{307}\u{323}"),
+        ] {
+            let mut paths = [first, second];
+            paths.sort_unstable();
+            let (first, second) = (paths[0].into(), paths[1].into());
+            assert_eq!(check(&paths), Err(FilesError::Alike { first, second }));
+        }
+        assert_eq!(check(&["Kiz", "köz", "kız"]), Ok(()), "other letters");
     }
 
     #[test]
@@ -194,16 +252,18 @@ mod tests {
     #[test]
     fn what_no_folder_has_is_refused() {
         assert_eq!(check_paths(&[]), Err(FilesError::Count(0)));
-        assert_eq!(check(&["b", "a"]), Err(FilesError::Order(1)));
+        assert_eq!(check(&["b", "a"]), Err(FilesError::Order("a".into())));
         // In order of the names, not of the text: `a/b` comes before `a.x`.
-        assert_eq!(check(&["a.x", "a/b"]), Err(FilesError::Order(1)));
-        assert_eq!(check(&[".pad/5"]), Err(FilesError::Pad(0)));
+        assert_eq!(check(&["a.x", "a/b"]), Err(FilesError::Order("a/b".into())));
+        assert_eq!(check(&[".pad/5"]), Err(FilesError::Pad(".pad/5".into())));
         let depth = DEPTH_LIMIT + 1;
         let deep = vec!["d"; depth].join("/");
-        assert_eq!(check(&[&deep]), Err(FilesError::Depth { file: 0, depth }));
+        let path = deep.clone();
+        assert_eq!(check(&[&deep]), Err(FilesError::Depth { path, depth }));
         let long = ["n".repeat(200).as_str(); 6].join("/");
         let length = long.len();
-        let error = FilesError::PathLength { file: 0, length };
+        let path = long[..300].to_owned();
+        let error = FilesError::PathLength { path, length };
         assert_eq!(check(&[&long]), Err(error));
         let many: Vec<String> = (0..=FILES_LIMIT).map(|n| format!("{n:05}")).collect();
         let many: Vec<&str> = many.iter().map(String::as_str).collect();

@@ -5,7 +5,7 @@
 //! genesis gives back the very bytes that its [`Sid`] names.
 
 use crate::bencode::{self, DecodeError, Dict, FieldError, FieldProblem, Item, Value, required};
-use crate::files::{FILES_LIMIT, FilesError};
+use crate::files::{FILES_LIMIT, FilesError, shown};
 use crate::{Layout, LayoutError, NameError, SafeName, Sha256, Sid, digest};
 
 /// The only version so far.
@@ -218,11 +218,12 @@ impl Genesis {
         if !self.is_folder() {
             return Layout::new(self.length(), self.piece_length);
         }
-        let known = |(at, file): (usize, &GenesisFile)| {
-            let length = file.length.ok_or(FilesError::UnknownLength(at))?;
+        let known = |file: &GenesisFile| {
+            let length = file.length;
+            let length = length.ok_or_else(|| FilesError::UnknownLength(shown(&file.path)))?;
             Ok((file.path.clone(), length))
         };
-        let files = self.files.iter().enumerate().map(known);
+        let files = self.files.iter().map(known);
         let files = files.collect::<Result<Vec<_>, FilesError>>()?;
         Layout::folder(files, self.piece_length)
     }

@@ -29,7 +29,7 @@ pub struct BlockId {
 }
 
 /// Why a [`Layout`] could not be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LayoutError {
     /// The piece length is outside what the engine accepts.
     #[error("a piece length of {0} bytes is not between 16 KiB and 64 MiB")]

@@ -26,7 +26,7 @@ use log::Log;
 pub use sealer::{Sealer, Status};
 
 /// Why there is no manifest of a genesis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     /// Its files cannot be numbered through.
     #[error(transparent)]

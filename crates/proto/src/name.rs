@@ -3,7 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
+use caseless::Caseless as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use unicode_normalization::UnicodeNormalization as _;
 
 use crate::percent;
 
@@ -136,7 +138,16 @@ fn is_device(name: &str) -> bool {
 }
 
 fn is_working_file(name: &str) -> bool {
-    name.to_ascii_lowercase().contains(WORKING_SUFFIX)
+    folded(name).contains(WORKING_SUFFIX)
+}
+
+/// Text as file systems know it that tell no case and normalise Unicode (APFS, NTFS, ext4 with `casefold`): texts that any of
+/// them takes for equal are equal then. The canonical caseless matching of Unicode (D145).
+pub(crate) fn folded(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_ascii_lowercase();
+    }
+    text.nfd().default_case_fold().nfd().collect()
 }
 
 impl fmt::Display for SafeName {
@@ -224,6 +235,7 @@ mod tests {
             "...",
             "x.floodway",
             "x.FLOODWAY-part",
+            "x.\u{fb02}oodway",
             "evil\u{202e}gpj.exe",
             "conin$",
         ] {

@@ -3,9 +3,7 @@
 use floodway_api::AllowList;
 use floodway_api::sync::{FileProbe, ProbeReport};
 use floodway_proto::SafeName;
-use floodway_proto::files::{
-    FILES_LIMIT, FilesError, check_paths, parse_path, path_text, url_suffix,
-};
+use floodway_proto::files::{FILES_LIMIT, check_paths, parse_path, path_text, url_suffix};
 use floodway_proto::genesis::GenesisFile;
 use url::Url;
 
@@ -65,7 +63,7 @@ pub(crate) fn listed(
     let mut paths = files.iter().map(parse).collect::<Result<Vec<_>, _>>()?;
     paths.sort();
     let names: Vec<&[SafeName]> = paths.iter().map(Vec::as_slice).collect();
-    check_paths(&names).map_err(|error| refused("files", explain(error, &names)))?;
+    check_paths(&names).map_err(|error| refused("files", error.to_string()))?;
     for path in &paths {
         let text = format!("{url}{}", url_suffix(path));
         let url =
@@ -75,25 +73,6 @@ pub(crate) fn listed(
             .map_err(|error| refused("files", error.to_string()))?;
     }
     Ok(paths.iter().map(|path| path_text(path)).collect())
-}
-
-/// The error with the paths that it speaks of.
-fn explain(error: FilesError, paths: &[&[SafeName]]) -> String {
-    let name = |file: usize| {
-        paths
-            .get(file)
-            .map_or_else(String::new, |path| path_text(path))
-    };
-    let named = match error {
-        FilesError::Clash { first, second } => format!("`{}`, `{}`: ", name(first), name(second)),
-        FilesError::Depth { file, .. }
-        | FilesError::PathLength { file, .. }
-        | FilesError::Pad(file)
-        | FilesError::Order(file)
-        | FilesError::UnknownLength(file) => format!("`{}`: ", name(file)),
-        FilesError::Count(_) | FilesError::Length => String::new(),
-    };
-    format!("{named}{error}")
 }
 
 /// The files of a folder as a relay found them, for the genesis. `asked`: the files that it was to look for, if it was told.
@@ -108,7 +87,7 @@ pub(crate) fn found(
         .collect::<Result<Vec<_>, _>>()?;
     files.sort_by(|a, b| a.path.cmp(&b.path));
     let paths: Vec<&[SafeName]> = files.iter().map(|file| &file.path[..]).collect();
-    check_paths(&paths).map_err(|error| ProbeRefused::Files(explain(error, &paths)))?;
+    check_paths(&paths).map_err(|error| ProbeRefused::Files(error.to_string()))?;
     let same = || {
         let found = files.iter().map(|file| path_text(&file.path));
         found.eq(asked.iter().cloned())
@@ -174,10 +153,11 @@ mod tests {
             (&[][..], "1 to 1000 files, not 0"),
             (&["../x"], "`../x`: "),
             (&["/etc/passwd"], "`/etc/passwd`: "),
-            (&["a", "A"], "`A`, `a`: "),
-            (&["a", "a/b"], "`a`, `a/b`: "),
-            (&["x", "x"], "`x`, `x`: "),
-            (&[".pad/1"], "`.pad/1`: "),
+            (&["a", "A"], "`A` and `a` are one path on Windows or macOS"),
+            (&["e\u{301}", "é"], "`e\u{301}` and `é` are one path"),
+            (&["a", "a/b"], "`a` and `a/b` cannot lie in one folder"),
+            (&["x", "x"], "`x` and `x` cannot"),
+            (&[".pad/1"], "`.pad/1` lies in"),
             // What a server might read as a step out of the folder.
             (&["%2e%2e/x"], "hides `..`"),
         ] {

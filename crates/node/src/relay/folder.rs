@@ -8,7 +8,7 @@ use floodway_api::sync::{FileProbe, RelayFailure, RelayFailureKind};
 use floodway_origin::{Access, SourceUrl, UrlCheck};
 use floodway_proto::SafeName;
 use floodway_proto::files::{
-    DEPTH_LIMIT, FILES_LIMIT, FilesError, check_paths, parse_path, path_text, url_suffix,
+    DEPTH_LIMIT, FILES_LIMIT, check_paths, parse_path, path_text, url_suffix,
 };
 use tokio::task::JoinSet;
 
@@ -160,17 +160,7 @@ fn walk(root: &Path) -> Result<Vec<FilePath>, RelayFailure> {
     }
     files.sort();
     let paths: Vec<&[SafeName]> = files.iter().map(Vec::as_slice).collect();
-    check_paths(&paths).map_err(|error| {
-        let clash = match error {
-            FilesError::Clash { first, second } => format!(
-                " (`{}`, `{}`)",
-                path_text(paths[first]),
-                path_text(paths[second])
-            ),
-            _ => String::new(),
-        };
-        refused(format!("`{}`: {error}{clash}", root.display()))
-    })?;
+    check_paths(&paths).map_err(|error| refused(format!("`{}`: {error}", root.display())))?;
     Ok(files)
 }
 
@@ -263,7 +253,12 @@ mod tests {
         let name = |root: &Path| fs::write(root.join("a:b"), "x").unwrap();
         assert!(refused(&name).contains("a:b"));
         let case = |root: &Path| fs::write(root.join("GOOD"), "x").unwrap();
-        assert!(refused(&case).contains("(`GOOD`, `good`)"));
+        assert!(refused(&case).contains("`GOOD` and `good` are one path"));
+        let unicode = |root: &Path| {
+            fs::write(root.join("u\u{308}"), "x").unwrap();
+            fs::write(root.join("ü"), "x").unwrap();
+        };
+        assert!(refused(&unicode).contains("`u\u{308}` and `ü` are one path"));
         let empty = tempfile::tempdir().unwrap();
         assert!(names(empty.path()).unwrap_err().contains("not 0"));
         let file = empty.path().join("f");

@@ -11,7 +11,7 @@ use crate::{Layout, LayoutError};
 pub const PIECES_LIMIT: u32 = 1 << 21;
 
 /// Why files cannot be numbered through.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpaceError {
     /// The piece length does not suit the engine.
     #[error(transparent)]

@@ -142,7 +142,7 @@ fn every_field_is_checked() {
         (
             "4:pathl8:disk.imge",
             "4:pathle",
-            "`files`: the path of file 0 has 0 names",
+            "`files`: ``: a path of 0 names",
         ),
         (
             "6:lengthi1073741824e",
@@ -185,8 +185,8 @@ fn every_field_is_checked() {
         Genesis::decode(&genesis.encode())
     };
     let clash = FilesError::Clash {
-        first: 0,
-        second: 1,
+        first: "disk.img".into(),
+        second: "disk.img".into(),
     };
     let file = genesis().files[0].clone();
     let twice = vec![file.clone(), file.clone()];
@@ -199,7 +199,7 @@ fn every_field_is_checked() {
         path,
         ..file.clone()
     };
-    let unknown = FilesError::UnknownLength(0);
+    let unknown = FilesError::UnknownLength("a".into());
     assert_eq!(
         files(vec![endless, file]),
         Err(GenesisError::Files(unknown))
