@@ -179,12 +179,11 @@ pub struct ProbeReport {
     pub etag: Option<String>,
     /// Last-Modified, verbatim.
     pub last_modified: Option<String>,
-    /// Ranges can be read and combined: the origin serves ranges and the validator is strong.
+    /// Ranges can be read and combined: the origin serves ranges and the validator is strong. Of a folder: of every file.
     pub ranges: bool,
     /// The last segment of the URL's path, as a safe file name; of a folder the last one before the `/` at the end.
     pub name: String,
-    /// The files of a folder, each with a strong validator and readable by ranges; `length`, `etag` and `last_modified` are
-    /// absent then. Empty for a single object.
+    /// The files of a folder; `length`, `etag` and `last_modified` are absent then. Empty for a single object.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<FileProbe>,
 }
@@ -196,8 +195,11 @@ pub struct FileProbe {
     pub path: String,
     /// Its length in bytes.
     pub length: u64,
-    /// Its strong `ETag`, verbatim with its quotes; a local file's state takes its place.
+    /// Its strong `ETag`, verbatim with its quotes, or empty; a local file's state takes its place.
     pub etag: String,
+    /// Its `Last-Modified`, verbatim, where there is no strong `ETag`; or empty.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub last_modified: String,
 }
 
 /// The digests of one piece.

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use floodway_testkit::third_party::Libtorrent;
 use floodway_testkit::{
-    Fleet, Nginx, Site, TestDir, random_bytes, request, task_id, wait_until, without_key,
+    Fleet, Nginx, Node, Site, TestDir, random_bytes, request, task_id, wait_until, without_key,
 };
 use serde_json::{Value, json};
 
@@ -304,4 +304,108 @@ fn what_cannot_be_a_folder_is_refused_with_a_text() {
         (&ended["state"], &ended["files"]),
         (&json!("final"), &json!(1))
     );
+}
+
+/// A folder at an origin that gives dates but no ETags, two relays and two agents.
+struct Weak {
+    nginx: Nginx,
+    origin: PathBuf,
+    fleet: Fleet,
+    relays: Vec<Node>,
+    agents: Vec<Node>,
+    _dir: TestDir,
+}
+
+impl Weak {
+    fn start(files: &Files, kib_per_second: u64) -> Option<Self> {
+        let dir = TestDir::new();
+        let origin = dir.folder("origin").join("set");
+        write(&origin, files);
+        let paced = Nginx::builder(dir.join("origin")).limit_rate(kib_per_second);
+        let nginx = paced.no_etags().start()?;
+        let mut fleet = Fleet::start(
+            env!("CARGO_BIN_EXE_floodway"),
+            dir.folder("fleet"),
+            [nginx.url("/set")],
+        );
+        let (relays, agents) = (fleet.relays(2), fleet.agents(2));
+        fleet.await_live_nodes(4);
+        Some(Self {
+            nginx,
+            origin,
+            fleet,
+            relays,
+            agents,
+            _dir: dir,
+        })
+    }
+
+    fn publish(&self, files: &Files) -> String {
+        let paths: Vec<&String> = files.keys().collect();
+        let create = json!({ "url": self.nginx.url("/set/"), "files": paths, "to": "all" });
+        task_id(&self.fleet.api().post("/api/v1/tasks", &create).json())
+    }
+
+    /// What relays read of the files, probes left out.
+    fn read(&self) -> u64 {
+        let read = self
+            .relays
+            .iter()
+            .map(|relay| relay.metric("floodway_origin_body_bytes_total"));
+        read.sum()
+    }
+}
+
+#[test]
+fn files_without_strong_validators_are_read_once_by_one_relay() {
+    let mut files = Files::new();
+    for (path, length) in [
+        ("a", PIECE + 5),
+        ("b/empty", 0),
+        ("b/one", 1),
+        ("c", 3 * MIB),
+    ] {
+        files.insert(path.into(), random_bytes(length, length));
+    }
+    let Some(weak) = Weak::start(&files, 4096) else {
+        return;
+    };
+    let task = weak.publish(&files);
+    let ended = weak.fleet.await_task(&task, &["done", "failed"], PATIENCE);
+    assert_eq!(ended["state"], "done", "{ended:#}");
+    for agent in &weak.agents {
+        assert_is(&agent.files.join("set"), &files);
+    }
+    let (read, total) = (weak.read(), total(&files));
+    assert!((total..total + 100).contains(&read), "{read} of {total}");
+    assert_eq!(weak.nginx.body_bytes("/set/c"), files["c"].len() as u64);
+}
+
+#[test]
+fn a_file_that_gets_another_date_midway_makes_another_content() {
+    let mut files = Files::new();
+    files.insert("a".into(), random_bytes(2 * MIB, 1));
+    files.insert("z".into(), random_bytes(PIECE, 2));
+    let Some(weak) = Weak::start(&files, 1024) else {
+        return;
+    };
+    let task = weak.publish(&files);
+    wait_until("the first file to be read", PATIENCE, || {
+        (weak.read() > MIB / 2).then_some(())
+    });
+    let before = weak.fleet.task(&task)["sid"].clone();
+    // As long as it was: only its date tells.
+    files.insert("z".into(), random_bytes(PIECE, 3));
+    let next = weak.origin.join("next");
+    fs::write(&next, &files["z"]).unwrap();
+    let later = SystemTime::now() + Duration::from_secs(100);
+    let file = fs::File::options().write(true).open(&next).unwrap();
+    file.set_modified(later).unwrap();
+    fs::rename(&next, weak.origin.join("z")).unwrap();
+    let ended = weak.fleet.await_task(&task, &["done", "failed"], PATIENCE);
+    assert_eq!(ended["state"], "done", "{ended:#}");
+    assert_ne!(ended["sid"], before);
+    for agent in &weak.agents {
+        assert_is(&agent.files.join("set"), &files);
+    }
 }

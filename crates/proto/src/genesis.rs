@@ -120,6 +120,8 @@ pub struct GenesisFile {
     pub url_suffix: String,
     /// Its strong `ETag`, with the quotes; empty if there is none.
     pub etag: String,
+    /// Of a file of a folder without a strong `ETag`: its `Last-Modified` as the origin sends it; empty if there is none.
+    pub last_modified: String,
     /// Its version in a versioned bucket; empty if there is none.
     pub version: String,
 }
@@ -156,7 +158,7 @@ pub struct Genesis {
     pub origin: OriginIdentity,
     /// Bytes in a piece: a power of two.
     pub piece_length: u32,
-    /// The origin gave a strong validator, so ranges of one version can be asked for.
+    /// The origin gave a strong validator, of a folder for every file, so ranges of one version can be asked for.
     pub strong: bool,
     /// How much proof clients want before they accept a fact (0: the relay's word).
     pub trust: u8,
@@ -346,6 +348,11 @@ impl GenesisFile {
         Item::dict_of_some([
             ("etag", Some(Item::text(&self.etag))),
             ("length", self.length.map(Item::Integer)),
+            // Contents had none before it was thought of: their encoding must stay.
+            (
+                "lm",
+                (!self.last_modified.is_empty()).then(|| Item::text(&self.last_modified)),
+            ),
             ("path", Some(Item::List(path.collect()))),
             ("url", Some(Item::text(&self.url_suffix))),
             ("ver", Some(Item::text(&self.version))),
@@ -369,6 +376,9 @@ impl GenesisFile {
             length: dict.number("length").map_err(field)?,
             url_suffix: text(dict, "url").map_err(field)?,
             etag: text(dict, "etag").map_err(field)?,
+            last_modified: (dict.text("lm", TEXT_LIMIT).map_err(field)?)
+                .unwrap_or_default()
+                .to_owned(),
             version: text(dict, "ver").map_err(field)?,
         })
     }

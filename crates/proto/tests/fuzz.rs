@@ -52,6 +52,7 @@ fn genesis() -> Vec<u8> {
             length: Some(40_000),
             url_suffix: String::new(),
             etag: "\"e\"".into(),
+            last_modified: String::new(),
             version: String::new(),
         }],
         name: SafeName::new("disk.img").unwrap(),

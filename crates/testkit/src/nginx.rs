@@ -41,6 +41,13 @@ impl NginxBuilder {
         self
     }
 
+    /// Gives no ETags, so that only dates tell versions apart.
+    #[must_use]
+    pub fn no_etags(mut self) -> Self {
+        self.server += "etag off;\n";
+        self
+    }
+
     /// Starts it and waits until it answers. `None` when nginx is not installed (the test is skipped by name).
     #[track_caller]
     pub fn start(self) -> Option<Nginx> {

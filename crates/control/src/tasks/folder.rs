@@ -10,7 +10,7 @@ use url::Url;
 use super::publish::ProbeRefused;
 
 /// The longest text of a validator in a genesis that may still have many files.
-const ETAG_MAX: usize = 512;
+const VALIDATOR_MAX: usize = 512;
 
 /// True when a URL names a folder.
 pub(crate) fn is_folder(url: &Url) -> bool {
@@ -100,20 +100,33 @@ pub(crate) fn found(
 }
 
 fn file(probe: &FileProbe) -> Result<GenesisFile, ProbeRefused> {
-    let FileProbe { path, length, etag } = probe;
+    let FileProbe {
+        path,
+        length,
+        etag,
+        last_modified,
+    } = probe;
     let named = |problem: &dyn std::fmt::Display| {
         let path: String = path.chars().take(300).collect();
         ProbeRefused::Files(format!("`{}`: {problem}", path.escape_debug()))
     };
     let names = parse_path(path).map_err(|error| named(&error))?;
-    if etag.is_empty() || etag.len() > ETAG_MAX {
-        return Err(named(&"it has no usable strong ETag"));
+    if etag.len().max(last_modified.len()) > VALIDATOR_MAX {
+        return Err(named(&format_args!(
+            "its origin gives it an ETag or Last-Modified of more than {VALIDATOR_MAX} bytes"
+        )));
     }
     Ok(GenesisFile {
         url_suffix: url_suffix(&names),
         path: names,
         length: Some(*length),
         etag: etag.clone(),
+        // Whoever knows the strong ETag needs no date.
+        last_modified: if etag.is_empty() {
+            last_modified.clone()
+        } else {
+            String::new()
+        },
         version: String::new(),
     })
 }
@@ -174,6 +187,7 @@ mod tests {
             path: path.into(),
             length: 5,
             etag: "\"x\"".into(),
+            last_modified: "today".into(),
         };
         let probe = |files: Vec<FileProbe>| ProbeReport {
             length: None,
@@ -186,6 +200,7 @@ mod tests {
         let two = probe(vec![file("b"), file("a/ü")]);
         let files = found(&two, &[]).unwrap();
         assert_eq!(files[0].url_suffix, "a/%C3%BC");
+        assert_eq!(files[0].last_modified, "", "the ETag says more");
         assert!(found(&two, &["a/ü".into(), "b".into()]).is_ok());
         let other = found(&two, &["b".into()]);
         assert!(matches!(other, Err(ProbeRefused::Malformed(_))));
@@ -193,10 +208,9 @@ mod tests {
             let refused = found(&probe(vec![file(bad)]), &[]).unwrap_err();
             assert!(refused.to_string().contains(bad), "{refused}");
         }
-        let weak = FileProbe {
-            etag: String::new(),
-            ..file("a")
-        };
-        assert!(found(&probe(vec![weak]), &[]).is_err());
+        let with_tag = |etag: String| probe(vec![FileProbe { etag, ..file("a") }]);
+        let weak = found(&with_tag(String::new()), &[]).unwrap();
+        assert_eq!((&*weak[0].etag, &*weak[0].last_modified), ("", "today"));
+        assert!(found(&with_tag("x".repeat(600)), &[]).is_err());
     }
 }

@@ -82,12 +82,14 @@ pub(crate) fn genesis(
             length: probe.length,
             url_suffix: String::new(),
             etag: etag.clone(),
+            last_modified: String::new(),
             version: String::new(),
         }]
     };
     let mut lengths = files.iter().map(|file| file.length);
     let length = lengths.try_fold(0u64, |sum, length| Some(sum.saturating_add(length?)));
     let piece_length = Layout::default_piece_length(length);
+    let strong = files.iter().all(|file| !file.etag.is_empty());
     let genesis = Genesis {
         created_unix_s,
         final_torrents: FinalTorrents {
@@ -106,7 +108,7 @@ pub(crate) fn genesis(
             version: String::new(),
         },
         piece_length,
-        strong: is_folder || probe.etag.is_some(),
+        strong,
         trust: 0,
     };
     // What nodes would refuse must not become a content.

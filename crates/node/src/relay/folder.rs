@@ -44,13 +44,14 @@ pub(super) fn file_url(folder: &SourceUrl, suffix: &str) -> Result<SourceUrl, St
         .map_err(|error| format!("`{suffix}` makes no URL: {error}"))
 }
 
-/// Asks the origin about every file of a folder: those listed, or all that lie in it.
+/// Asks the origin about every file of a folder: those listed, or all that lie in it. Also says whether all can be read by
+/// ranges.
 pub(super) async fn probe(
     session: &Session,
     folder: &SourceUrl,
     listed: &[String],
     check: &Arc<dyn UrlCheck>,
-) -> Result<Vec<FileProbe>, RelayFailure> {
+) -> Result<(Vec<FileProbe>, bool), RelayFailure> {
     let paths = if listed.is_empty() {
         walked(folder).await?
     } else {
@@ -58,7 +59,7 @@ pub(super) async fn probe(
             |path: &String| parse_path(path).map_err(|error| refused(format!("`{path}`: {error}")));
         listed.iter().map(read).collect::<Result<_, _>>()?
     };
-    let mut found = Vec::with_capacity(paths.len());
+    let (mut found, mut all_have_ranges) = (Vec::with_capacity(paths.len()), true);
     let mut probes = JoinSet::new();
     let mut paths = paths.into_iter();
     loop {
@@ -70,13 +71,17 @@ pub(super) async fn probe(
             probes.spawn(async move { probe_file(&session, &url, &path, &check).await });
         }
         match probes.join_next().await {
-            Some(Ok(probe)) => found.push(probe?),
+            Some(Ok(probed)) => {
+                let (file, has_ranges) = probed?;
+                found.push(file);
+                all_have_ranges &= has_ranges;
+            }
             Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
             None => break,
         }
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(found)
+    Ok((found, all_have_ranges))
 }
 
 async fn probe_file(
@@ -84,24 +89,28 @@ async fn probe_file(
     url: &SourceUrl,
     path: &[SafeName],
     check: &Arc<dyn UrlCheck>,
-) -> Result<FileProbe, RelayFailure> {
+) -> Result<(FileProbe, bool), RelayFailure> {
     let path = path_text(path);
     let probe = patient_probe(session, url, check).await.map_err(|error| {
         let RelayFailure { kind, message } = of_origin(&error);
         failure(kind, format!("`{path}`: {message}"))
     })?;
-    let lacks = |what: &str| {
+    let length = probe.length.ok_or_else(|| {
         refused(format!(
-            "`{path}`: the origin gives it no {what}; files of a folder need a length, a strong ETag and ranges: serve them with these, or publish them one by one"
+            "`{path}`: the origin does not say its length, which files of a folder need: serve it with a Content-Length (not compressed on the way), or publish it by itself"
         ))
-    };
-    let length = probe.length.ok_or_else(|| lacks("length"))?;
-    let etag = etag_of(&probe.validator).ok_or_else(|| lacks("strong ETag"))?;
+    })?;
     // Nothing is read of an empty file.
-    if length > 0 && probe.access() != Access::Ranges {
-        return Err(lacks("ranges"));
-    }
-    Ok(FileProbe { path, length, etag })
+    let has_ranges = length == 0 || probe.access() == Access::Ranges;
+    let etag = etag_of(&probe.validator).unwrap_or_default();
+    let last_modified = probe.last_modified.filter(|_| etag.is_empty());
+    let file = FileProbe {
+        path,
+        length,
+        etag,
+        last_modified: last_modified.unwrap_or_default(),
+    };
+    Ok((file, has_ranges))
 }
 
 async fn walked(folder: &SourceUrl) -> Result<Vec<FilePath>, RelayFailure> {

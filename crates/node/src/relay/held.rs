@@ -437,7 +437,7 @@ fn source_files(folder: &SourceUrl, genesis: &Genesis) -> Result<Arc<[SourceFile
         let length = file.length;
         Ok(SourceFile {
             url: file_url(folder, &file.url_suffix)?,
-            expect: expectation(length, &file.etag, ""),
+            expect: expectation(length, &file.etag, &file.last_modified),
         })
     };
     genesis.files.iter().map(file).collect()

@@ -230,15 +230,15 @@ impl Work {
         let name = folder::name_of(url)?;
         let (session, check) = (self.tools.session.clone(), same_host(url));
         let listed = self.files.clone();
-        let files = tokio::select! {
-            files = folder::probe(&session, url, &listed, &check) => files?,
+        let (files, ranges) = tokio::select! {
+            found = folder::probe(&session, url, &listed, &check) => found?,
             _ = self.reordered(None) => return Ok(()),
         };
         self.tell(Note::Probed(ProbeReport {
             length: None,
             etag: None,
             last_modified: None,
-            ranges: true,
+            ranges,
             name: name.as_str().to_owned(),
             files,
         }));

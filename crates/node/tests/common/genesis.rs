@@ -25,6 +25,7 @@ pub(crate) fn genesis(name: &str, length: Option<u64>, piece_length: u32, etag: 
             length,
             url_suffix: String::new(),
             etag: etag.into(),
+            last_modified: String::new(),
             version: String::new(),
         }],
         name,

@@ -17,6 +17,7 @@ pub(crate) fn genesis() -> Genesis {
             length: Some(1 << 30),
             url_suffix: String::new(),
             etag: r#""abc""#.into(),
+            last_modified: String::new(),
             version: String::new(),
         }],
         name: SafeName::new("disk.img").unwrap(),
@@ -72,6 +73,7 @@ fn a_genesis_may_be_of_a_folder() {
         length: Some(length),
         url_suffix: path.into(),
         etag: r#""x""#.into(),
+        last_modified: String::new(),
         version: String::new(),
     };
     let folder = Genesis {

@@ -49,6 +49,7 @@ fn genesis(pieces: u32) -> Genesis {
             length: Some(u64::from(pieces) * u64::from(PIECE)),
             url_suffix: String::new(),
             etag: String::new(),
+            last_modified: String::new(),
             version: String::new(),
         }],
         name,

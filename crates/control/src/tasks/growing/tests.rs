@@ -47,6 +47,7 @@ fn folder(lengths: &[u64]) -> (Genesis, PieceTable) {
         path: format!("d{}/{file:03}", file % 3),
         length,
         etag: "\"x\"".into(),
+        last_modified: String::new(),
     };
     let probe = ProbeReport {
         length: None,
