@@ -27,6 +27,10 @@ pub struct ManifestInfo {
     /// that does not report the content yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub genesis: Option<HexBytes>,
+    /// The genesis has a list of many files, and is too long to be here: relays and control have it at
+    /// `/api/v1/s/SID/genesis`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub genesis_apart: bool,
     /// Signed records, one each, in ascending order. For a joining node the newest snapshot and what followed it; for a
     /// relay all that is newer than what it reported; for any node that does not know it the record that ends the content
     /// (final, aborted, superseded).

@@ -361,7 +361,8 @@ pub struct RelayOrder {
     pub relay_task: String,
     /// The origin object; a folder if it ends in `/`.
     pub url: String,
-    /// The paths of a folder's files within it, names separated by `/`; empty: walk the folder, which lies on this relay.
+    /// While there is no content: the paths of a folder's files within it, names separated by `/`; empty: walk the folder, which
+    /// lies on this relay.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub files: Vec<String>,
     /// Absent: probe the origin and report.
@@ -373,7 +374,8 @@ pub struct RelayOrder {
 pub struct RelayContent {
     /// The content.
     pub sid: Sid,
-    /// The genesis record itself.
+    /// The genesis itself; empty when it has a list of many files: control has it at `/api/v1/s/SID/genesis`.
+    #[serde(default)]
     pub genesis: HexBytes,
     /// The origin serves ranges that may be combined; else one GET of the whole object.
     pub ranges: bool,

@@ -287,7 +287,7 @@ fn what_cannot_be_a_folder_is_refused_with_a_text() {
     for (url, files, says) in [
         (url.as_str(), "a\n../set/a\n", "`../set/a`"),
         (&url, "a\na/b\n", "cannot lie in one folder"),
-        (&url, "", "1 to 1000 files, not 0"),
+        (&url, "", "1 to 32000 files, not 0"),
         ("http://127.0.0.1:1/x", "a\n", "ends in `/`"),
     ] {
         let (code, text) = publish(url, files);

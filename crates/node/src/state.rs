@@ -233,6 +233,11 @@ impl DataDir {
         }
         offered
     }
+    /// Whether the genesis of a content was kept.
+    pub(crate) fn has_genesis(&self, sid: Sid) -> bool {
+        self.content_path(sid).join(GENESIS).exists()
+    }
+
 
     /// The genesis of a content, if it was kept.
     pub(crate) fn genesis(&self, sid: Sid) -> Option<Genesis> {

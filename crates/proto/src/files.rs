@@ -6,8 +6,8 @@ use std::ops::Range;
 use crate::name::folded;
 use crate::{NameError, SafeName, percent};
 
-/// The most files of one content. With their validators they must also fit into a genesis.
-pub const FILES_LIMIT: usize = 1000;
+/// The most files of one content. With their validators they must also fit into a [genesis](crate::genesis).
+pub const FILES_LIMIT: usize = 32_000;
 /// The deepest path of a file: folders and name.
 pub const DEPTH_LIMIT: usize = 32;
 /// The longest path in bytes, with a separator between its names.
@@ -150,9 +150,10 @@ pub fn check_paths(paths: &[&[SafeName]]) -> Result<(), FilesError> {
                 continue;
             }
             let (first, second) = (shown(other), shown(path));
-            return Err(match is_same {
-                true => FilesError::Clash { first, second },
-                false => FilesError::Alike { first, second },
+            return Err(if is_same {
+                FilesError::Clash { first, second }
+            } else {
+                FilesError::Alike { first, second }
             });
         }
         if file > 0 && paths[file - 1] >= *path {

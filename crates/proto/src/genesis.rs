@@ -2,16 +2,28 @@
 //!
 //! Entry: [`Genesis`]. Everything that the info dicts of the final torrents will need is fixed here, before the first
 //! byte is fetched. Invariant: one genesis has one encoding, and only that is accepted, so encoding a decoded
-//! genesis gives back the very bytes that its [`Sid`] names.
+//! genesis gives back the very bytes.
+//!
+//! A genesis of up to 64 KiB is one record, a bencoded dict with the files in it: version 1. One that would be longer has
+//! its *list of files* beside the record, which names the list by its SHA-256: version 2. It is written, sent and kept as a
+//! bencoded list of both, as strings. In both cases the [`Sid`] is the SHA-256 of the record.
 
 use crate::bencode::{self, DecodeError, Dict, FieldError, FieldProblem, Item, Value, required};
 use crate::files::{FILES_LIMIT, FilesError, shown};
 use crate::{Layout, LayoutError, NameError, SafeName, Sha256, Sid, digest};
 
-/// The only version so far.
-const VERSION: u32 = 1;
-/// The longest encoded genesis in bytes.
-const LENGTH_LIMIT: usize = 64 * 1024;
+/// The files are in the record.
+const WITH_FILES: u32 = 1;
+/// The files are listed beside the record.
+const WITH_LIST: u32 = 2;
+/// The longest record in bytes. A genesis that is no longer has no list beside it, and is passed on with other messages.
+pub const RECORD_LIMIT: usize = 64 * 1024;
+/// The longest list of files in bytes.
+const LIST_LIMIT: usize = 16 * 1024 * 1024;
+/// The longest encoded genesis in bytes: the record, and perhaps a list.
+pub const GENESIS_LIMIT: usize = RECORD_LIMIT + LIST_LIMIT + 64;
+/// The most values in a list of files. A torrent has three more for each file; both then stay below what nodes take.
+const LIST_ITEMS_LIMIT: usize = bencode::Limits::TORRENT.items - 3 * FILES_LIMIT - 1000;
 /// The longest validator, suffix or source in bytes.
 const TEXT_LIMIT: usize = 4096;
 /// How many signing keys of control one genesis may name.
@@ -32,8 +44,13 @@ pub enum GenesisError {
     #[error("the genesis is malformed: {0}")]
     Field(FieldError),
     /// Made by a newer Floodway.
-    #[error("the genesis has version {0}; this Floodway knows version {VERSION}")]
+    #[error(
+        "the genesis has version {0}; this Floodway knows versions {WITH_FILES} and {WITH_LIST}"
+    )]
     Version(u32),
+    /// What lies beside the record is not the list of files that it names.
+    #[error("the genesis comes without the list of files that it names")]
+    OtherList,
     /// A name that may not reach a disk.
     #[error("the genesis has a name that cannot be used: {0}")]
     Name(NameError),
@@ -165,8 +182,30 @@ pub struct Genesis {
 }
 
 impl Genesis {
-    /// The canonical bytes.
+    /// The canonical bytes: of the record, or of the record and its list of files.
     pub fn encode(&self) -> Vec<u8> {
+        match self.parts() {
+            (record, None) => record,
+            (record, Some(list)) => {
+                let parts = [Item::Bytes(&record), Item::Bytes(&list)];
+                Item::List(parts.into()).encode()
+            }
+        }
+    }
+
+    /// The record, and the list of files if that lies beside it.
+    fn parts(&self) -> (Vec<u8>, Option<Vec<u8>>) {
+        let list = Item::List(self.files.iter().map(GenesisFile::item).collect()).encode();
+        let record = self.record(("files", Item::Raw(&list)), WITH_FILES);
+        if record.len() <= RECORD_LIMIT {
+            return (record, None);
+        }
+        let hash = digest::sha256(&list);
+        let record = self.record((FILES_HASH, Item::Bytes(&hash.0)), WITH_LIST);
+        (record, Some(list))
+    }
+
+    fn record<'a>(&'a self, files: (&'a str, Item<'a>), version: u32) -> Vec<u8> {
         let flavors = self.final_torrents.flavors.text();
         let final_torrents = Item::dict([
             ("flavors", Item::text(&flavors)),
@@ -181,10 +220,7 @@ impl Genesis {
         ]);
         Item::dict([
             ("created", Item::Integer(self.created_unix_s)),
-            (
-                "files",
-                Item::List(self.files.iter().map(GenesisFile::item).collect()),
-            ),
+            files,
             ("final", final_torrents),
             (
                 "keys",
@@ -196,14 +232,14 @@ impl Genesis {
             ("piece length", Item::Integer(self.piece_length.into())),
             ("strong", Item::flag(self.strong)),
             ("trust", Item::Integer(self.trust.into())),
-            ("v", Item::Integer(VERSION.into())),
+            ("v", Item::Integer(version.into())),
         ])
         .encode()
     }
 
-    /// The swarm id: SHA-256 of the canonical bytes.
+    /// The swarm id: SHA-256 of the record.
     pub fn sid(&self) -> Sid {
-        Sid(digest::sha256(&self.encode()).0)
+        Sid(digest::sha256(&self.parts().0).0)
     }
 
     /// True when the content is a folder of files, not a single file with the content's name.
@@ -240,13 +276,10 @@ impl Genesis {
     /// # Errors
     /// [`GenesisError`] when it is malformed, newer than this program, or not in canonical form.
     pub fn decode(bytes: &[u8]) -> Result<Self, GenesisError> {
-        let limits = bencode::Limits {
-            length: LENGTH_LIMIT,
-            ..bencode::Limits::MESSAGE
+        let genesis = match bytes {
+            [b'l', ..] => Self::with_list(bytes)?,
+            record => Self::read(record, None)?,
         };
-        let value = bencode::decode(bytes, &limits).map_err(GenesisError::Bencode)?;
-        let not_dict = || GenesisError::Field(FieldError::new("genesis", FieldProblem::NotDict));
-        let genesis = Self::read(value.as_dict().ok_or_else(not_dict)?)?;
         genesis.check()?;
         // Also finds keys that we do not know, unsorted ones, and flags other than 0 and 1.
         if genesis.encode() != bytes {
@@ -255,20 +288,49 @@ impl Genesis {
         Ok(genesis)
     }
 
-    fn read(dict: &Dict<'_>) -> Result<Self, GenesisError> {
+    /// Reads a record and the list beside it.
+    fn with_list(bytes: &[u8]) -> Result<Self, GenesisError> {
+        let limits = bencode::Limits {
+            length: GENESIS_LIMIT,
+            depth: 1,
+            items: 3,
+        };
+        let parts = bencode::decode(bytes, &limits).map_err(GenesisError::Bencode)?;
+        let parts: Option<Vec<&[u8]>> = parts
+            .as_list()
+            .and_then(|parts| parts.iter().map(Value::as_bytes).collect());
+        match parts.as_deref() {
+            Some(&[record, list]) => Self::read(record, Some(list)),
+            _ => Err(not_dict("genesis")),
+        }
+    }
+
+    fn read(record: &[u8], list: Option<&[u8]>) -> Result<Self, GenesisError> {
+        let limits = bencode::Limits {
+            length: RECORD_LIMIT,
+            ..bencode::Limits::MESSAGE
+        };
         let field = GenesisError::Field;
+        let value = bencode::decode(record, &limits).map_err(GenesisError::Bencode)?;
+        let dict = value.as_dict().ok_or_else(|| not_dict("genesis"))?;
         // First: what follows may be different in another version.
         let version = required("v", dict.number::<u32>("v").map_err(field)?).map_err(field)?;
-        if version != VERSION {
-            return Err(GenesisError::Version(version));
-        }
+        let files = match version {
+            WITH_FILES => {
+                let files = dict.list("files", FILES_LIMIT).map_err(field)?;
+                read_files(required("files", files).map_err(field)?)?
+            }
+            WITH_LIST => {
+                let hash = dict.array(FILES_HASH).map_err(field)?;
+                let hash = Sha256(required(FILES_HASH, hash).map_err(field)?);
+                let list = list.filter(|list| digest::sha256(list) == hash);
+                read_list(list.ok_or(GenesisError::OtherList)?)?
+            }
+            other => return Err(GenesisError::Version(other)),
+        };
         let name =
             required("name", dict.text("name", TEXT_LIMIT).map_err(field)?).map_err(field)?;
         let name = SafeName::new(name).map_err(GenesisError::Name)?;
-        let list =
-            required("files", dict.list("files", FILES_LIMIT).map_err(field)?).map_err(field)?;
-        let files = list.iter().map(GenesisFile::read);
-        let files = files.collect::<Result<_, _>>()?;
         Self::read_rest(dict, name, files).map_err(field)
     }
 
@@ -313,6 +375,34 @@ impl Genesis {
         }
         Ok(())
     }
+}
+
+/// The key of what names the list of files.
+const FILES_HASH: &str = "files hash";
+
+fn not_dict(what: &str) -> GenesisError {
+    GenesisError::Field(FieldError::new(what, FieldProblem::NotDict))
+}
+
+/// Reads the list of files that lies beside a record. Its hash has been compared: these are the bytes that control meant.
+fn read_list(list: &[u8]) -> Result<Vec<GenesisFile>, GenesisError> {
+    let limits = bencode::Limits {
+        length: LIST_LIMIT,
+        items: LIST_ITEMS_LIMIT,
+        ..bencode::Limits::MESSAGE
+    };
+    let list = bencode::decode(list, &limits).map_err(GenesisError::Bencode)?;
+    let files = list
+        .as_list()
+        .ok_or_else(|| GenesisError::Field(FieldError::new("files", FieldProblem::NotList)))?;
+    if files.len() > FILES_LIMIT {
+        return Err(GenesisError::Files(FilesError::Count(files.len())));
+    }
+    read_files(files)
+}
+
+fn read_files(files: &[Value<'_>]) -> Result<Vec<GenesisFile>, GenesisError> {
+    files.iter().map(GenesisFile::read).collect()
 }
 
 /// A text that must be there; absence is written as an empty one.
@@ -361,8 +451,7 @@ impl GenesisFile {
 
     fn read(value: &Value<'_>) -> Result<Self, GenesisError> {
         let field = |error: FieldError| GenesisError::Field(error.within("files"));
-        let not_dict = || GenesisError::Field(FieldError::new("files", FieldProblem::NotDict));
-        let dict = value.as_dict().ok_or_else(not_dict)?;
+        let dict = value.as_dict().ok_or_else(|| not_dict("files"))?;
         let mut path = Vec::new();
         for name in
             required("path", dict.list("path", PATH_LIMIT).map_err(field)?).map_err(field)?

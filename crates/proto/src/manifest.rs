@@ -146,7 +146,8 @@ pub struct Manifest {
     /// Which of them says the hash of a piece.
     attested: BTreeMap<(u32, LeaseId), u64>,
     state: State,
-    names_verified: bool,
+    /// The final names with all roots, once they have been compared with the facts.
+    names: Option<Box<FinalNames>>,
     broken: Option<Contradiction>,
 }
 
@@ -170,7 +171,7 @@ impl Manifest {
             attests: BTreeMap::new(),
             attested: BTreeMap::new(),
             state: State::Open,
-            names_verified: false,
+            names: None,
             broken: None,
         })
     }
@@ -228,10 +229,7 @@ impl Manifest {
 
     /// The content's standard names, once they are signed and follow from the facts that are known here.
     pub fn final_names(&self) -> Option<&FinalNames> {
-        match &self.state {
-            State::Final(names) if self.names_verified => Some(names),
-            _ => None,
-        }
+        self.names.as_deref()
     }
 
     /// In which way control contradicted itself, if it did: nothing more is taken then.
@@ -371,7 +369,7 @@ impl Manifest {
     fn enter(&mut self, state: &State, applied: &mut Applied) -> Result<(), Contradiction> {
         if state.rank() > self.state.rank() {
             self.state = state.clone();
-            self.names_verified = false;
+            self.names = None;
             applied.state_changed = true;
         } else if state.rank() == self.state.rank() && *state != self.state {
             return Err(Contradiction::State);
@@ -384,12 +382,17 @@ impl Manifest {
         let State::Final(names) = &self.state else {
             return Ok(());
         };
-        if self.names_verified {
+        if self.names.is_some() {
             return Ok(());
         }
-        // A relay that did not know the length could not know the root of a file shorter than a piece.
         let contents = Contents::of(&self.genesis, &self.facts)?;
-        for (file, layer, hash) in contents.small_roots(names)? {
+        // A relay that did not know the length could not know the root of a file shorter than a piece.
+        let small = if contents.lacks_roots(names) {
+            Vec::new()
+        } else {
+            contents.small_roots(names)?
+        };
+        for (file, layer, hash) in small {
             let fact = Fact {
                 file,
                 layer,
@@ -400,8 +403,12 @@ impl Manifest {
             applied.changes.merge(changes);
         }
         if self.facts.is_complete() {
-            contents.verify(&self.facts, names)?;
-            self.names_verified = true;
+            let mut names = names.clone();
+            if contents.lacks_roots(&names) {
+                names.roots = contents.roots(&self.facts);
+            }
+            contents.verify(&self.facts, &names)?;
+            self.names = Some(names);
             applied.state_changed = true;
         }
         Ok(())

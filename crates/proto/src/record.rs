@@ -39,7 +39,7 @@ mod checkpoint;
 mod key;
 
 pub use body::{Attest, Fact, Lease, LeaseId};
-pub use checkpoint::{Checkpoint, EndReason, FinalNames, OriginDigest, Part, State};
+pub use checkpoint::{Checkpoint, EndReason, FinalNames, OriginDigest, Part, ROOTS_LIMIT, State};
 pub use key::{KeyError, PublicKey, SecretKey};
 
 /// `FW`.

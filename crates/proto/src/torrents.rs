@@ -10,7 +10,7 @@ use crate::facts::FactStore;
 use crate::files::PAD_FOLDER;
 use crate::genesis::Genesis;
 use crate::merkle::Tree;
-use crate::record::FinalNames;
+use crate::record::{FinalNames, ROOTS_LIMIT};
 use crate::{InfoHash, Layout, SafeName, Sha1, Sha256, digest};
 
 /// Why final names do not fit a content.
@@ -291,6 +291,17 @@ impl Contents {
         small
             .map(|(file, layer, root)| Ok((file, layer, root.ok_or(NamesError::Root(file))?)))
             .collect()
+    }
+
+    /// BEP 52's root of each file by the facts; none of an empty file, and of one whose pieces are not all known.
+    pub fn roots(&self, facts: &FactStore) -> Vec<Option<Sha256>> {
+        let files = (0..=u16::MAX).zip(&self.files);
+        files.map(|(file, _)| facts.pieces_root(file)).collect()
+    }
+
+    /// True when the names have no roots because there are too many files: they follow from the facts.
+    pub fn lacks_roots(&self, names: &FinalNames) -> bool {
+        names.roots.is_empty() && self.files.len() > ROOTS_LIMIT
     }
 
     /// Compares signed names with what follows from the facts. The v1 names need the SHA-1 of every piece: see

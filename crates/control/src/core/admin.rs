@@ -1,5 +1,7 @@
 //! What operators ask for: tasks and join tokens.
 
+use std::sync::Arc;
+
 use floodway_api::AllowList;
 use floodway_api::rest::{CreateJoinToken, CreateTask, JoinToken, Role, SourceBytes, Task};
 use floodway_api::sync::AgentState;
@@ -108,7 +110,7 @@ impl Core {
             .by_url
             .get(url)
             .and_then(|id| self.model.relay_tasks.get(id));
-        let same = |task: &&RelayTaskRow| files.is_none_or(|files| task.files == files);
+        let same = |task: &&RelayTaskRow| files.is_none_or(|files| *task.files == files);
         if let Some(task) = newest.filter(|task| task.is_live()).filter(same).cloned() {
             let id = task.id.clone();
             if pinned && !task.pinned {
@@ -123,7 +125,7 @@ impl Core {
         self.change(Change::RelayTask(RelayTaskRow {
             id: id.clone(),
             url: url.to_owned(),
-            files: files.unwrap_or_default().to_vec(),
+            files: Arc::new(files.unwrap_or_default().to_vec()),
             state: RelayState::Open,
             reason: None,
             attempt: 0,

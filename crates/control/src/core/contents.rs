@@ -11,7 +11,7 @@ use http::StatusCode;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::Core;
-use crate::db::{ContentRow, ContentState};
+use crate::db::{ContentRow, ContentState, KeptGenesis};
 use crate::error::ApiError;
 use crate::tasks::publish::Format;
 
@@ -33,7 +33,7 @@ pub(crate) struct TorrentParts {
     pub(crate) file_name: String,
     pub(crate) tracker: String,
     pub(crate) web_seeds: Vec<String>,
-    pub(crate) genesis: Vec<u8>,
+    pub(crate) genesis: KeptGenesis,
     /// How many pieces there are, and bytes.
     pub(crate) pieces: u32,
     pub(crate) length: u64,
@@ -151,7 +151,7 @@ impl Core {
             file_name: format!("{}.torrent", row.name),
             tracker: self.tracker_url(row),
             web_seeds: self.content_urls(row, None),
-            genesis: row.genesis.0.clone(),
+            genesis: row.genesis.clone(),
             pieces: row.layout().map_or(0, |layout| layout.piece_count()),
             length: row.length.unwrap_or_default(),
         })
@@ -224,7 +224,7 @@ impl Core {
         let capability = self.config.capability_key.issue(row.sid, expires_unix_s);
         let name = utf8_percent_encode(&row.name, SEGMENT).to_string();
         // Web seeds of a folder end in `/`: clients append the folder's name and the file's path (BEP 19).
-        let name = if row.folder().is_some() {
+        let name = if row.genesis.folder().is_some() {
             String::new()
         } else {
             name
@@ -235,9 +235,9 @@ impl Core {
             .collect()
     }
 
-    /// The genesis record, whose SHA-256 is the sid.
-    pub(crate) fn genesis(&self, sid: Sid) -> Result<Vec<u8>, ApiError> {
-        Ok(self.known(sid)?.genesis.0.clone())
+    /// The genesis, which the sid names.
+    pub(crate) fn genesis(&self, sid: Sid) -> Result<KeptGenesis, ApiError> {
+        Ok(self.known(sid)?.genesis.clone())
     }
 
     /// What somebody lacks of a content's records who knows all up to `after`.

@@ -64,7 +64,7 @@ impl Core {
         if records.and_then(Records::state).is_some_and(is_end) {
             return;
         }
-        let Ok(genesis) = Genesis::decode(&row.genesis.0) else {
+        let Ok(genesis) = Genesis::decode(row.genesis.bytes()) else {
             return;
         };
         let last = records.map_or(0, |records| records.head().term);
@@ -263,6 +263,7 @@ impl Core {
         let (phase, successor) = phase(row, records)?;
         let joins = known == Head::default();
         let follows = joins || self.role_of(node) == Some(Role::Relay);
+        let genesis = joins.then(|| row.genesis.for_messages());
         let hex = |signed: &Signed| HexBytes(signed.bytes().to_vec());
         let told: Vec<HexBytes> = if follows {
             records.after(known).map(hex).collect()
@@ -279,7 +280,8 @@ impl Core {
             successor,
             head: records.head(),
             sealed: records.sealed(),
-            genesis: joins.then(|| row.genesis.clone()),
+            genesis_apart: genesis.as_ref().is_some_and(Option::is_none),
+            genesis: genesis.flatten(),
             records: told,
         })
     }

@@ -1,6 +1,5 @@
 //! What relays report of relay tasks: probes, pieces, failures; and what follows from it.
 
-use floodway_api::HexBytes;
 use floodway_api::manifest::RefusedPieces;
 use floodway_api::sync::{
     PIECES_PER_SYNC, PieceReport, ProbeReport, RelayFailure, RelayFailureKind, RelayReport,
@@ -12,7 +11,8 @@ use floodway_proto::{NodeId, PieceIndex, SafeName, Sid};
 use super::Core;
 use super::sync::clipped;
 use crate::db::{
-    Change, ContentRow, ContentState, FactRow, LeaseRow, RelayFailureRow, RelayState, RelayTaskRow,
+    Change, ContentRow, ContentState, FactRow, KeptGenesis, LeaseRow, RelayFailureRow, RelayState,
+    RelayTaskRow,
 };
 use crate::secrets;
 use crate::tasks::lease::{Board, Deal, YOUNG_FOR};
@@ -97,9 +97,9 @@ impl Core {
             name: genesis.name.to_string(),
             etag: probe.etag.clone(),
             last_modified: probe.last_modified.clone(),
-            // Each file of a folder has a strong validator. Without a length nobody could share the object out.
+            // Without a length nobody could share the object out.
             ranges: probe.ranges && genesis.strong && length.is_some(),
-            genesis: HexBytes(genesis.encode()),
+            genesis: KeptGenesis::new(genesis.encode()),
             announce_key: secrets::random_hex::<16>(),
             info_hash: None,
             root: None,

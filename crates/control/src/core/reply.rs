@@ -213,6 +213,7 @@ impl Core {
             if let Some(manifest) = content.manifest.as_mut() {
                 // What agents are told once, or learn from others, is no reason to answer them.
                 manifest.genesis = None;
+                manifest.genesis_apart = false;
                 manifest.records.clear();
                 if self.role_of(node) != Some(Role::Relay) {
                     manifest.head = Head::default();
@@ -268,14 +269,15 @@ impl Core {
         tasks
             .filter(|task| !feeds || task.sid.is_some())
             .filter(|task| task.state == RelayState::Final || !self.has_failed(node, &task.id))
-            .map(|task| RelayOrder {
-                relay_task: task.id.clone(),
-                url: task.url.clone(),
-                files: task.files.clone(),
-                content: self
-                    .model
-                    .content_of(task)
-                    .map(|row| self.relay_content(node, row)),
+            .map(|task| {
+                let row = self.model.content_of(task);
+                let to_probe = if row.is_none() { &task.files[..] } else { &[] };
+                RelayOrder {
+                    relay_task: task.id.clone(),
+                    url: task.url.clone(),
+                    files: to_probe.to_vec(),
+                    content: row.map(|row| self.relay_content(node, row)),
+                }
             })
             .collect()
     }
@@ -296,7 +298,7 @@ impl Core {
         });
         RelayContent {
             sid: row.sid,
-            genesis: row.genesis.clone(),
+            genesis: row.genesis.for_messages().unwrap_or_default(),
             ranges: row.ranges,
             is_final: row.state == ContentState::Final,
             leases: leases.collect(),

@@ -93,9 +93,7 @@ impl Core {
             url: relay_task.url.clone(),
             to: None,
             length: row.and_then(|row| row.length),
-            files: row
-                .and_then(ContentRow::folder)
-                .and_then(|genesis| u32::try_from(genesis.files.len()).ok()),
+            files: row.and_then(ContentRow::file_count),
             growth: sid.and_then(|sid| self.growth(sid)),
             created_us: relay_task.created_us,
             agents: Vec::new(),

@@ -3,6 +3,7 @@
 //! Invariant: the database is the fold of every committed [`Change`], and so is [`Model`] in memory; `load` after any
 //! commits equals applying the same changes to an empty model. Whatever a reply acknowledges was committed first.
 
+mod genesis;
 mod model;
 mod sqlite;
 
@@ -11,6 +12,7 @@ use std::ops::Range;
 
 use floodway_proto::{Sha1, Sha256, Sid};
 
+pub(crate) use genesis::KeptGenesis;
 pub(crate) use model::{
     AuditRow, Change, ConfirmedRow, ContentRow, ContentState, DistrustRow, FactRow, JoinTokenRow,
     LeaseRow, Model, NodeRow, RelayFailureRow, RelayState, RelayTaskRow, TaskAgentRow, TaskRow,

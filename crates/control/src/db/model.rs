@@ -1,15 +1,15 @@
 //! Control's durable state in memory, and the changes that make it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
-use floodway_api::HexBytes;
 use floodway_api::rest::{Role, SourceBytes};
 use floodway_api::sync::{AgentState, RelayFailureKind};
-use floodway_proto::genesis::Genesis;
 use floodway_proto::record::{Head, Signed};
 use floodway_proto::{InfoHash, Layout, NodeId, PieceIndex, Sha256, Sid};
 use serde::{Deserialize, Serialize};
 
+use super::KeptGenesis;
 use crate::tasks::audit::{Audits, Digests, Outcome, Reading};
 use crate::tasks::pieces::{PieceTable, unpack};
 use crate::tasks::records::Records;
@@ -54,7 +54,7 @@ pub(crate) struct RelayTaskRow {
     pub(crate) id: String,
     pub(crate) url: String,
     /// The files of a folder, sorted; empty for a single object, and for a folder that a relay walks.
-    pub(crate) files: Vec<String>,
+    pub(crate) files: Arc<Vec<String>>,
     pub(crate) state: RelayState,
     pub(crate) reason: Option<String>,
     /// How many contents before the current one were given up because the object changed.
@@ -109,7 +109,7 @@ pub(crate) struct ContentRow {
     pub(crate) etag: Option<String>,
     pub(crate) last_modified: Option<String>,
     pub(crate) ranges: bool,
-    pub(crate) genesis: HexBytes,
+    pub(crate) genesis: KeptGenesis,
     /// The secret in the announce URL of its torrent.
     pub(crate) announce_key: String,
     pub(crate) info_hash: Option<InfoHash>,
@@ -120,16 +120,16 @@ pub(crate) struct ContentRow {
 impl ContentRow {
     /// How it divides into pieces. `None` only if the row was damaged.
     pub(crate) fn layout(&self) -> Option<Layout> {
-        match self.folder() {
-            Some(genesis) => genesis.layout().ok(),
+        match self.genesis.folder() {
+            Some(layout) => Some(layout.clone()),
             None => Layout::new(self.length, self.piece_length).ok(),
         }
     }
 
-    /// The genesis, if the content is a folder.
-    pub(crate) fn folder(&self) -> Option<Genesis> {
-        let genesis = Genesis::decode(&self.genesis.0).ok()?;
-        genesis.is_folder().then_some(genesis)
+    /// How many files it has, if it is a folder.
+    pub(crate) fn file_count(&self) -> Option<u32> {
+        let files = self.genesis.folder()?.files()?;
+        u32::try_from(files.len()).ok()
     }
 }
 

@@ -5,9 +5,9 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use floodway_api::HexBytes;
 use floodway_api::rest::SourceBytes;
 use floodway_api::sync::PIECES_PER_SYNC;
 use floodway_proto::record::Signed;
@@ -21,8 +21,9 @@ use sqlx::sqlite::{
 use sqlx::{Row, SqliteConnection};
 
 use super::{
-    AuditRow, Change, ConfirmedRow, ContentRow, DistrustRow, FactRow, JoinTokenRow, LeaseRow,
-    Model, NodeRow, RelayFailureRow, RelayTaskRow, Store, StoreError, TaskAgentRow, TaskRow,
+    AuditRow, Change, ConfirmedRow, ContentRow, DistrustRow, FactRow, JoinTokenRow, KeptGenesis,
+    LeaseRow, Model, NodeRow, RelayFailureRow, RelayTaskRow, Store, StoreError, TaskAgentRow,
+    TaskRow,
 };
 use crate::tasks::pieces::{DIGESTS_LENGTH, pack, unpack};
 
@@ -254,7 +255,7 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
         .bind(i64::from(row.pinned))
         .bind(row.created_us)
         .bind(row.ended_us)
-        .bind((!row.files.is_empty()).then(|| word(&row.files))),
+        .bind((!row.files.is_empty()).then(|| word(&*row.files))),
         Change::RelayFailure(row) => sqlx::query(
             "INSERT INTO relay_failure (relay_task, node, boot, kind, message) \
              VALUES ($1, $2, $3, $4, $5) \
@@ -282,7 +283,7 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
         .bind(&row.etag)
         .bind(&row.last_modified)
         .bind(i64::from(row.ranges))
-        .bind(&row.genesis.0)
+        .bind(row.genesis.bytes())
         .bind(&row.announce_key)
         .bind(row.info_hash.map(|hash| hash.0.to_vec()))
         .bind(row.root.map(|root| root.0.to_vec()))
@@ -497,7 +498,7 @@ fn relay_task(row: &Columns<'_>) -> Result<Change, StoreError> {
     Ok(Change::RelayTask(RelayTaskRow {
         id: row.text("id")?,
         url: row.text("url")?,
-        files: row.opt_json("files")?.unwrap_or_default(),
+        files: Arc::new(row.opt_json("files")?.unwrap_or_default()),
         state: row.word("state")?,
         reason: row.opt_text("reason")?,
         attempt: row.u32("attempt")?,
@@ -530,7 +531,7 @@ fn content(row: &Columns<'_>) -> Result<Change, StoreError> {
         etag: row.opt_text("etag")?,
         last_modified: row.opt_text("last_modified")?,
         ranges: row.bool("ranges")?,
-        genesis: HexBytes(row.bytes("genesis")?),
+        genesis: KeptGenesis::new(row.bytes("genesis")?),
         announce_key: row.text("announce_key")?,
         info_hash: row.opt_id("info_hash")?.map(InfoHash),
         root: row.opt_id("root")?.map(Sha256),

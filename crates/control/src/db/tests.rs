@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use floodway_api::HexBytes;
 use floodway_api::rest::{Role, SourceBytes};
 use floodway_api::sync::{AgentState, RelayFailureKind};
 use floodway_proto::facts::{Accept, FactStore, PieceSpace};
@@ -104,7 +103,7 @@ fn contents() -> impl Strategy<Value = Change> {
         Change::RelayTask(RelayTaskRow {
             id,
             url,
-            files: vec!["a/b".into()],
+            files: vec!["a/b".into()].into(),
             state,
             reason,
             attempt,
@@ -181,7 +180,7 @@ fn content_row(index: u8, state: ContentState) -> ContentRow {
         etag: (index > 0).then(|| "\"e\"".into()),
         last_modified: None,
         ranges: index > 0,
-        genesis: HexBytes(vec![1, 2, 3]),
+        genesis: KeptGenesis::new(vec![1, 2, 3]),
         announce_key: format!("key{index}"),
         info_hash: (state == ContentState::Final).then_some(InfoHash([8; 20])),
         root: (state == ContentState::Final).then_some(Sha256([8; 32])),

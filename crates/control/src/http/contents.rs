@@ -42,7 +42,7 @@ pub(super) async fn torrent(
         }
         Format::V2 | Format::Hybrid => {
             let digests = stored(&app, sid, 0..parts.pieces).await?;
-            let mut genesis = Genesis::decode(&parts.genesis).map_err(broken)?;
+            let mut genesis = Genesis::decode(parts.genesis.bytes()).map_err(broken)?;
             if let Some(last) = genesis.files.last_mut() {
                 // Only that of a single file may have been unknown.
                 last.length.get_or_insert(parts.length);

@@ -43,7 +43,7 @@ pub(super) async fn genesis(
     let sid = sid(&path)?;
     reader.check(sid)?;
     let genesis = app.handle.call(move |core| core.genesis(sid)).await?;
-    Ok(bytes(genesis, IMMUTABLE))
+    Ok(bytes(genesis.bytes().to_vec(), IMMUTABLE))
 }
 
 pub(super) async fn head(

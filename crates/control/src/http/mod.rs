@@ -26,6 +26,8 @@ use crate::metrics::Metrics;
 
 /// The longest body of a request: a sync with all the pieces that one may report takes a third of it.
 const BODY_MAX: usize = 2 * 1024 * 1024;
+/// The same where all files of a folder may be named: 32 000 of them, with what a relay found.
+const FILES_BODY_MAX: usize = 16 * 1024 * 1024;
 
 /// What the routes need.
 #[derive(Debug)]
@@ -40,7 +42,12 @@ pub(crate) struct App {
 /// All routes but `/metrics` and `/healthz`, which a process of several roles answers for all of them.
 pub(crate) fn routes(app: Arc<App>) -> Router {
     Router::new()
-        .route("/api/v1/tasks", post(tasks::create).get(tasks::list))
+        .route(
+            "/api/v1/tasks",
+            post(tasks::create)
+                .get(tasks::list)
+                .layer(DefaultBodyLimit::max(FILES_BODY_MAX)),
+        )
         .route("/api/v1/tasks/{id}", get(tasks::show))
         .route("/api/v1/tasks/{id}/cancel", post(tasks::cancel))
         .route("/api/v1/nodes", get(nodes::list))
@@ -51,7 +58,10 @@ pub(crate) fn routes(app: Arc<App>) -> Router {
         )
         .route("/api/v1/tokens/{id}/revoke", post(nodes::revoke_token))
         .route("/api/v1/enrol", post(enrol::enrol))
-        .route("/api/v1/sync", post(enrol::sync))
+        .route(
+            "/api/v1/sync",
+            post(enrol::sync).layer(DefaultBodyLimit::max(FILES_BODY_MAX)),
+        )
         .route("/api/v1/s/{sid}/torrent", get(contents::torrent))
         .route("/api/v1/s/{sid}/magnet", get(contents::magnet))
         .route("/api/v1/s/{sid}/capability", post(contents::capability))

@@ -163,7 +163,7 @@ mod tests {
         assert!(refused("http://o.example/data/x", Some(&["a"])).starts_with("url: "));
         assert!(refused("http://o.example/data/?q=/", Some(&["a"])).starts_with("url: "));
         for (files, says) in [
-            (&[][..], "1 to 1000 files, not 0"),
+            (&[][..], "1 to 32000 files, not 0"),
             (&["../x"], "`../x`: "),
             (&["/etc/passwd"], "`/etc/passwd`: "),
             (&["a", "A"], "`A` and `a` are one path on Windows or macOS"),

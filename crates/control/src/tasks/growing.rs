@@ -9,7 +9,8 @@ use floodway_proto::facts::{Accept, FactError, FactStore, PieceSpace};
 use floodway_proto::genesis::Genesis;
 use floodway_proto::manifest::{Sealer, Status};
 use floodway_proto::record::{
-    Fact, FinalNames, Lease, LeaseId, OriginDigest, RecordError, SecretKey, Signed, State,
+    Fact, FinalNames, Lease, LeaseId, OriginDigest, ROOTS_LIMIT, RecordError, SecretKey, Signed,
+    State,
 };
 use floodway_proto::torrents::{Contents, NamesError};
 use floodway_proto::{InfoHash, Layout, PieceIndex, Sha1, Sha256, Time, digest, merkle};
@@ -289,17 +290,14 @@ impl Growing {
     /// [`NamesError`] when a hash is missing, or that is not its info-hash.
     pub(crate) fn names(&self, v1: InfoHash, sha1s: &[Sha1]) -> Result<FinalNames, NamesError> {
         let contents = Contents::of(&self.genesis, &self.facts)?;
-        let files = (0..=u16::MAX).zip(&self.genesis.files);
-        let roots: Vec<_> = files
-            .map(|(file, _)| self.facts.pieces_root(file))
-            .collect();
+        let roots = contents.roots(&self.facts);
         let flavors = self.genesis.final_torrents.flavors;
         let v2 = flavors.v2.then(|| contents.v2_info(&roots)).transpose()?;
         let hybrid = flavors
             .hybrid
             .then(|| contents.hybrid_info(sha1s, &roots))
             .transpose()?;
-        let names = FinalNames {
+        let mut names = FinalNames {
             roots,
             v1: Some(v1),
             v2: v2.map(|info| digest::sha256(&info)),
@@ -309,6 +307,9 @@ impl Growing {
         // What nodes would refuse must not be signed.
         contents.verify(&self.facts, &names)?;
         contents.verify_v1(&names, sha1s)?;
+        if names.roots.len() > ROOTS_LIMIT {
+            names.roots.clear();
+        }
         Ok(names)
     }
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use floodway_origin::{Bearer, OriginError, SourceUrl, SourceUrlError};
 use floodway_proto::Sha256;
+use floodway_proto::genesis::GENESIS_LIMIT;
 use floodway_proto::record::{Head, RecordError, Signed};
 use floodway_swarm::gossip::{GossipInput, HttpAnswer, HttpQuestion};
 use tokio::task::AbortHandle;
@@ -236,6 +237,12 @@ impl Helper {
             return Err(HelpError::Hashes { expected, found });
         }
         Ok(hashes.iter().copied().map(Sha256).collect())
+    }
+
+    /// The content's genesis, which the asker compares with the sid.
+    pub(crate) async fn genesis(&self, session: &Session) -> Result<Vec<u8>, HelpError> {
+        let found = self.document(session, "genesis", GENESIS_LIMIT).await?;
+        Ok(found.unwrap_or_default())
     }
 
     async fn document(

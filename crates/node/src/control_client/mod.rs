@@ -144,6 +144,16 @@ impl ControlClient {
         }
     }
 
+    /// `GET /api/v1/s/SID/genesis`: a content's first record, with its list of files where that lies beside it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub(crate) async fn genesis(&self, sid: Sid) -> Result<Bytes, ClientError> {
+        let path = format!("api/v1/s/{sid}/genesis");
+        let limit = Duration::from_mins(1);
+        self.exchange(Method::GET, &path, None, limit).await
+    }
+
     /// How a content came to be: who reported its pieces.
     ///
     /// # Errors

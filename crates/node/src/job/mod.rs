@@ -5,6 +5,7 @@
 //! control the origin is not touched before a ticket or the offline policy permits it.
 
 mod error;
+mod genesis;
 mod growing;
 mod left;
 mod one_get;
@@ -326,6 +327,8 @@ impl Job {
             match self.begin().await? {
                 Start::Torrent(sid) => {
                     if let Some(torrent) = self.torrent(sid).await? {
+                        // It says the v2 torrent's name.
+                        self.get_genesis(sid).await?;
                         return self.by_torrent(&torrent, Some(sid), Vec::new()).await;
                     }
                     // Control took it back, or went away: think again.
@@ -336,7 +339,8 @@ impl Job {
                     let is_new = |genesis: &Genesis| {
                         self.rules.overwrite || !self.rules.place.path(&genesis.name).exists()
                     };
-                    let Some(genesis) = self.genesis(sid)?.filter(is_new) else {
+                    let genesis = self.get_genesis(sid).await?;
+                    let Some(genesis) = genesis.filter(is_new) else {
                         self.changed().await?;
                         continue;
                     };
@@ -369,34 +373,13 @@ impl Job {
         }
     }
 
-    /// The content's genesis, from control or from this disk. `None`: not now.
-    fn genesis(&self, sid: Sid) -> Result<Option<Genesis>, GetError> {
-        let data = self.link.as_ref().and_then(|link| link.data.as_ref());
-        let orders = self.orders.borrow();
-        let told = orders.info.as_ref().filter(|info| info.sid == sid);
-        let told = told.and_then(|info| info.manifest.as_ref()?.genesis.as_ref());
-        let told = told.and_then(|bytes| Genesis::decode(&bytes.0).ok());
-        let told = told.filter(|genesis| genesis.sid() == sid);
-        let Some(genesis) = told.or_else(|| data?.genesis(sid)) else {
-            return Ok(None);
-        };
-        if let Some(key) = orders.control_key.filter(|key| !genesis.keys.contains(key)) {
-            return Err(GetError::Refused(format!(
-                "content {sid} is not signed with the key {} that this node knows as control's; if control was set up anew, remove this node's data folder",
-                Sha256(key)
-            )));
-        }
-        Ok(Some(genesis))
-    }
-
     pub(crate) fn situation(&self, sid: Option<Sid>) -> Situation {
         let data = self.link.as_ref().and_then(|link| link.data.as_ref());
         Situation {
             torrent_kept: sid.is_some_and(|sid| {
                 data.is_some_and(|data| matches!(data.torrent(sid), Ok(Some(_))))
             }),
-            genesis_kept: sid
-                .is_some_and(|sid| data.is_some_and(|data| data.genesis(sid).is_some())),
+            genesis_kept: sid.is_some_and(|sid| data.is_some_and(|data| data.has_genesis(sid))),
             // Under control a file: URL is a path on the relays, not here; and only relays read the files of folders.
             has_url: self.url.as_ref().is_some_and(|url| {
                 let is_folder = url.as_url().path().ends_with('/');

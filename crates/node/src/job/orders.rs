@@ -137,7 +137,8 @@ fn is_growing(orders: &Orders, situation: Situation) -> bool {
         return false;
     };
     info.manifest.as_ref().is_some_and(|manifest| {
-        let is_known = manifest.genesis.is_some() || situation.genesis_kept;
+        let is_told = manifest.genesis.is_some() || manifest.genesis_apart;
+        let is_known = is_told || situation.genesis_kept;
         is_known && matches!(manifest.phase, Phase::Growing | Phase::Complete)
     })
 }
@@ -282,6 +283,7 @@ mod tests {
                 head: Head::default(),
                 sealed: 0,
                 genesis,
+                genesis_apart: false,
                 records: Vec::new(),
             };
             orders.info.as_mut().unwrap().manifest = Some(manifest);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use floodway_api::sync::{
     ContentInfo, ContentReport, RelayContent, RelayFailure, RelayFailureKind,
 };
@@ -457,6 +458,38 @@ fn growth(tools: &Tools, genesis: &Genesis) -> Result<Growth, OpenFailure> {
         is_relay: true,
         signer: Some(Arc::clone(&tools.signer)),
     })
+}
+
+impl Tools {
+    /// A content's genesis: from control's orders, or where it is too long for these from this disk or by a request of its own.
+    pub(super) async fn genesis(&self, order: &RelayContent) -> Result<Genesis, OpenFailure> {
+        if order.genesis.0.is_empty()
+            && let Some(kept) = self.data.genesis(order.sid)
+        {
+            return Ok(kept);
+        }
+        let is_told = !order.genesis.0.is_empty();
+        let bytes = if is_told {
+            Bytes::copy_from_slice(&order.genesis.0)
+        } else {
+            let client = self.client.borrow().clone();
+            let fetched = client.genesis(order.sid).await;
+            fetched.map_err(|error| OpenFailure::Passing(error.to_string()))?
+        };
+        let wrong = |problem: &dyn std::fmt::Display| {
+            let message = format!("control's genesis of content {}: {problem}", order.sid);
+            OpenFailure::Final(failure(RelayFailureKind::Local, message))
+        };
+        let genesis = Genesis::decode(&bytes).map_err(|error| wrong(&error))?;
+        if genesis.sid() != order.sid {
+            return Err(wrong(&"it is that of another"));
+        }
+        if !is_told {
+            let saved = self.data.save_genesis(&genesis);
+            saved.map_err(|error| OpenFailure::of_state(&error))?;
+        }
+        Ok(genesis)
+    }
 }
 
 fn kept_torrent(tools: &Tools, sid: Sid) -> Option<Metainfo> {

@@ -230,6 +230,7 @@ impl Relay {
     /// Begins with a task, or brings it its orders.
     fn order(&mut self, order: RelayOrder, news: News) {
         let now = Order {
+            files: order.files.clone(),
             content: order.content.clone(),
             news,
             dropped: false,
@@ -244,7 +245,6 @@ impl Relay {
         let work = Work {
             task: order.relay_task.clone(),
             url: order.url.clone(),
-            files: order.files.clone(),
             tools: Arc::clone(&self.tools),
             orders: seen,
             notes: self.notes.clone(),

@@ -33,6 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 #[derive(Clone, Debug, Default)]
 pub(super) struct Order {
     pub(super) content: Option<RelayContent>,
+    /// The files of a folder that is to be probed, if control named them.
+    pub(super) files: Vec<String>,
     pub(super) news: News,
     /// The task is not this relay's any more: stop and delete.
     pub(super) dropped: bool,
@@ -94,8 +96,6 @@ pub(super) struct Tools {
 pub(super) struct Work {
     pub(super) task: String,
     pub(super) url: String,
-    /// The files of a folder, if control named them.
-    pub(super) files: Vec<String>,
     pub(super) tools: Arc<Tools>,
     pub(super) orders: watch::Receiver<Order>,
     pub(super) notes: mpsc::UnboundedSender<(String, Note)>,
@@ -229,7 +229,7 @@ impl Work {
     async fn probe_folder(&mut self, url: &SourceUrl) -> Result<(), RelayFailure> {
         let name = folder::name_of(url)?;
         let (session, check) = (self.tools.session.clone(), same_host(url));
-        let listed = self.files.clone();
+        let listed = self.orders.borrow().files.clone();
         let (files, ranges) = tokio::select! {
             found = folder::probe(&session, url, &listed, &check) => found?,
             _ = self.reordered(None) => return Ok(()),
@@ -247,15 +247,13 @@ impl Work {
 
     /// Works on one content until orders change.
     async fn content(&mut self, order: &RelayContent, url: &SourceUrl) -> End {
-        let genesis = match Genesis::decode(&order.genesis.0) {
-            Ok(genesis) if genesis.sid() == order.sid => genesis,
-            Ok(_) => {
-                return End::Failed(failure(
-                    RelayFailureKind::Local,
-                    "control's genesis is not the one of its sid".into(),
-                ));
+        let genesis = match self.tools.genesis(order).await {
+            Ok(genesis) => genesis,
+            Err(OpenFailure::Final(failure)) => return End::Failed(failure),
+            Err(OpenFailure::Passing(problem) | OpenFailure::Disk(problem)) => {
+                tracing::warn!(problem, "a content's genesis cannot be had yet");
+                return End::Again;
             }
-            Err(error) => return End::Failed(failure(RelayFailureKind::Local, error.to_string())),
         };
         let held = match self.open(order, url, &genesis).await {
             Ok(held) => held,

@@ -92,6 +92,69 @@ fn a_genesis_may_be_of_a_folder() {
     assert!(Genesis::decode(&one.encode()).unwrap().is_folder());
 }
 
+/// A folder of so many small files.
+fn many(count: usize) -> Genesis {
+    let file = |file| {
+        let path = format!(
+            "some folder {:03}/a file with a name {file:05}.bin",
+            file / 100
+        );
+        let path = crate::files::parse_path(&path).unwrap();
+        GenesisFile {
+            url_suffix: crate::files::url_suffix(&path),
+            path,
+            length: Some(7),
+            etag: r#""5f3c8a1b-1a2b3c4d""#.into(),
+            last_modified: String::new(),
+            version: String::new(),
+        }
+    };
+    Genesis {
+        files: (0..count).map(file).collect(),
+        ..genesis()
+    }
+}
+
+#[test]
+fn many_files_are_listed_beside_the_record() {
+    let pair = |record: &[u8], list: &[u8]| {
+        let parts = [Item::Bytes(record), Item::Bytes(list)];
+        Genesis::decode(&Item::List(parts.into()).encode())
+    };
+    let folder = many(2000);
+    let (record, list) = folder.parts();
+    let list = list.unwrap();
+    assert_eq!(pair(&record, &list), Ok(folder.clone()));
+    assert_eq!(Genesis::decode(&folder.encode()), Ok(folder.clone()));
+    assert_eq!(folder.sid(), Sid(digest::sha256(&record).0));
+    assert!(record.len() < 1000);
+    // The record names its list.
+    let other = many(2001).parts().1.unwrap();
+    for list in [&other[..], &list[1..], b""] {
+        assert_eq!(pair(&record, list), Err(GenesisError::OtherList));
+    }
+    assert_eq!(Genesis::decode(&record), Err(GenesisError::OtherList));
+    // One content has one form.
+    let few = many(3);
+    let (inner, _) = few.parts();
+    let list = Item::List(few.files.iter().map(GenesisFile::item).collect()).encode();
+    let hash = digest::sha256(&list);
+    let outer = few.record((FILES_HASH, Item::Bytes(&hash.0)), WITH_LIST);
+    for record in [&inner, &outer] {
+        assert_eq!(pair(record, &list), Err(GenesisError::NotCanonical));
+    }
+    assert_eq!(Genesis::decode(&inner), Ok(few));
+}
+
+#[test]
+fn as_many_files_as_may_be_fit() {
+    let most = many(FILES_LIMIT);
+    assert_eq!(Genesis::decode(&most.encode()).as_ref(), Ok(&most));
+    let more = Genesis::decode(&many(FILES_LIMIT + 1).encode());
+    let count = FilesError::Count(FILES_LIMIT + 1);
+    assert_eq!(more, Err(GenesisError::Files(count)));
+}
+
 #[test]
 fn the_format_does_not_change() {
     // A changed encoding would give every content of an existing database another sid.
@@ -121,10 +184,11 @@ fn another_nonce_is_another_swarm() {
 #[test]
 fn every_field_is_checked() {
     for (from, to, message) in [
+        ("1:vi1e", "1:vi2e", "`files hash` is missing"),
         (
             "1:vi1e",
-            "1:vi2e",
-            "the genesis has version 2; this Floodway knows version 1",
+            "1:vi3e",
+            "the genesis has version 3; this Floodway knows versions 1 and 2",
         ),
         ("1:vi1e", "1:wi1e", "`v` is missing"),
         ("7:createdi18", "7:createdi-8", "`created` is out of range"),

@@ -5,6 +5,8 @@ use bytes::BufMut as _;
 use super::{Fact, Fields, Kind, LeaseId, Problem, RecordError, count};
 use crate::{InfoHash, Sha256, Sid};
 
+/// Of more files than this [`FinalNames::roots`] are left out: a record has no room for them.
+pub const ROOTS_LIMIT: usize = 1000;
 /// The length that says "unknown".
 const UNKNOWN: u64 = u64::MAX;
 
@@ -93,7 +95,8 @@ pub enum OriginDigest {
 /// Names: 1 v1, 2 v2, 4 hybrid.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinalNames {
-    /// BEP 52's `pieces root` of each file of the genesis; an empty file has none, which is written as 32 zero bytes.
+    /// BEP 52's `pieces root` of each file of the genesis; an empty file has none, which is written as 32 zero bytes. Of more
+    /// than [`ROOTS_LIMIT`] files a record has none of them: they follow from the facts.
     pub roots: Vec<Option<Sha256>>,
     /// The plain v1 torrent's info-hash.
     pub v1: Option<InfoHash>,

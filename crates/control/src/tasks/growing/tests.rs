@@ -130,6 +130,43 @@ fn a_folder_has_facts_of_each_file_and_torrents_of_all() {
     }
 }
 
+/// Nodes with the genesis take what control signs of a folder with these names.
+fn signed_final(genesis: &Genesis, growing: &mut Growing, names: FinalNames) -> Manifest {
+    let state = State::Final(Box::new(names));
+    let records = growing.sign(Time::ZERO, 0, state).unwrap();
+    let mut manifest = Manifest::new(genesis.clone(), Accept::Sealed).unwrap();
+    for record in records.iter().rev() {
+        // Whether it is taken is seen by what follows.
+        let _ = manifest.apply(record);
+    }
+    manifest
+}
+
+#[test]
+fn a_folder_of_many_files_is_final_by_records_that_leave_its_roots_out() {
+    let lengths: Vec<u64> = (0..4000).map(|file| [0, 1, 20_000][file % 3]).collect();
+    let (genesis, table) = folder(&lengths);
+    let layout = genesis.layout().unwrap();
+    let growing = || Growing::new(genesis.clone(), None, &key(), 5, Some(&table), Time::ZERO);
+    let published = publish::publish(genesis.name.clone(), &layout, &table).unwrap();
+    let sha1s: Vec<_> = table.digests().iter().map(|(_, sha1)| *sha1).collect();
+    let names = growing()
+        .unwrap()
+        .names(published.info_hash, &sha1s)
+        .unwrap();
+    assert!(names.roots.is_empty());
+    let manifest = signed_final(&genesis, &mut growing().unwrap(), names.clone());
+    let known = manifest.final_names().unwrap();
+    assert_eq!((known.v1, known.v2), (names.v1, names.v2));
+    assert_eq!(known.roots.iter().flatten().count(), 2666);
+    let forged = FinalNames {
+        v2: Some(Sha256([9; 32])),
+        ..names
+    };
+    let manifest = signed_final(&genesis, &mut growing().unwrap(), forged);
+    assert!(manifest.broken().is_some() && manifest.final_names().is_none());
+}
+
 fn report(piece: u32) -> PieceReport {
     let name = piece.to_be_bytes();
     PieceReport {
