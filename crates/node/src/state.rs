@@ -3,7 +3,6 @@
 //! Every file is replaced whole: written beside, synced, renamed. So a crash leaves the old or the new one. Only the
 //! records of a content are appended to; what a crash tears off comes again.
 
-use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -233,11 +232,11 @@ impl DataDir {
         }
         offered
     }
+
     /// Whether the genesis of a content was kept.
     pub(crate) fn has_genesis(&self, sid: Sid) -> bool {
         self.content_path(sid).join(GENESIS).exists()
     }
-
 
     /// The genesis of a content, if it was kept.
     pub(crate) fn genesis(&self, sid: Sid) -> Option<Genesis> {
@@ -307,15 +306,15 @@ impl DataDir {
         }
     }
 
-    /// Forgets all contents but those in `wanted`: what a crash kept from being removed.
-    pub(crate) fn retain_contents(&self, wanted: &BTreeSet<Sid>) {
+    /// Forgets all contents but those that are wanted: what a crash kept from being removed.
+    pub(crate) fn retain_contents(&self, is_wanted: impl Fn(Sid) -> bool) {
         let Ok(entries) = fs::read_dir(self.root.join("contents")) else {
             return;
         };
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
         for sid in names
             .filter_map(|name| name.parse().ok())
-            .filter(|sid| !wanted.contains(sid))
+            .filter(|&sid| !is_wanted(sid))
         {
             if let Err(error) = self.remove_content(sid) {
                 tracing::warn!(%error, "an unwanted content could not be removed");
@@ -467,9 +466,9 @@ mod tests {
         assert_eq!(data.torrent(sid).unwrap(), None);
         data.save_torrent(sid, b"d4:info").unwrap();
         assert_eq!(data.torrent(sid).unwrap().as_deref(), Some(&b"d4:info"[..]));
-        data.retain_contents(&BTreeSet::from([sid]));
+        data.retain_contents(|one| one == sid);
         assert!(data.torrent(sid).unwrap().is_some());
-        data.retain_contents(&BTreeSet::new());
+        data.retain_contents(|_| false);
         data.remove_content(sid).unwrap();
         assert_eq!(data.torrent(sid).unwrap(), None);
     }

@@ -205,8 +205,8 @@ impl Layout {
         self.files.as_deref()
     }
 
-    /// The file that a piece belongs to: the last one that begins with it or before, so never an empty one.
-    fn span(&self, piece: PieceIndex) -> Option<&FileSpan> {
+    /// The file of a folder that a piece belongs to: the last one that begins with it or before, so never an empty one.
+    pub fn file_of(&self, piece: PieceIndex) -> Option<&FileSpan> {
         let files = self.files()?;
         let after = files.partition_point(|file| file.pieces.start <= piece.0);
         files.get(after.checked_sub(1)?)
@@ -215,7 +215,7 @@ impl Layout {
     /// The layout of the one file that a piece belongs to: what its hash tree is made over.
     #[must_use]
     pub fn of_piece(&self, piece: PieceIndex) -> Self {
-        match self.span(piece) {
+        match self.file_of(piece) {
             None => self.clone(),
             Some(span) => Self {
                 length: Some(span.length()),
@@ -275,7 +275,7 @@ impl Layout {
     /// Where the piece begins, in bytes from the content's start.
     pub fn piece_offset(&self, piece: PieceIndex) -> u64 {
         let (start, first) = self
-            .span(piece)
+            .file_of(piece)
             .map_or((0, 0), |span| (span.bytes.start, span.pieces.start));
         start + u64::from(piece.0 - first) * u64::from(self.piece_length)
     }
@@ -283,7 +283,10 @@ impl Layout {
     /// The piece's own length in bytes: the last one of a file may be short.
     pub fn piece_size(&self, piece: PieceIndex) -> u32 {
         let offset = self.piece_offset(piece);
-        let end = self.span(piece).map(|span| span.bytes.end).or(self.length);
+        let end = self
+            .file_of(piece)
+            .map(|span| span.bytes.end)
+            .or(self.length);
         let rest = end.map_or(u64::MAX, |end| end.saturating_sub(offset));
         u32::try_from(rest).map_or(self.piece_length, |rest| rest.min(self.piece_length))
     }

@@ -15,6 +15,7 @@ use floodway_proto::files::FileSpan;
 use rustix::fs::{Mode, OFlags, openat};
 
 use crate::error::StoreError;
+use crate::open::remove;
 
 /// Most buffers in one system call: `IOV_MAX` on Linux.
 const SLICES_PER_CALL: usize = 1024;
@@ -370,6 +371,34 @@ impl FileMap {
         }
         Ok(())
     }
+}
+
+/// Removes from the folder at `path` what is none of these files and lies on the way to none.
+pub(crate) fn keep_only(path: &Path, spans: &[FileSpan]) -> Result<(), StoreError> {
+    let files: BTreeSet<PathBuf> = spans.iter().map(|span| path.join(place(span))).collect();
+    let folders: BTreeSet<&Path> = files
+        .iter()
+        .flat_map(|file| file.ancestors().skip(1))
+        .collect();
+    let mut open = vec![path.to_owned()];
+    while let Some(folder) = open.pop() {
+        let fail = |source| StoreError::new(&folder, "list", source);
+        for entry in std::fs::read_dir(&folder).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let (place, kind) = (entry.path(), entry.file_type().map_err(fail)?);
+            let is_kept = if kind.is_dir() {
+                folders.contains(&*place)
+            } else {
+                files.contains(&place)
+            };
+            if !is_kept {
+                remove(&place)?;
+            } else if kind.is_dir() {
+                open.push(place);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Creates the file if need be and gives it its length, if that is known. Also returns the length it had, if it was there.

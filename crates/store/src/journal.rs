@@ -49,7 +49,7 @@ pub(crate) struct Recorded {
 
 impl Recorded {
     /// Reads records up to the first that is torn or not ours.
-    fn read(mut bytes: &[u8]) -> Self {
+    pub(crate) fn read(mut bytes: &[u8]) -> Self {
         let mut state = Self::default();
         while let Some((record, rest)) = Record::decode(bytes) {
             bytes = rest;

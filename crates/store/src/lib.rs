@@ -25,7 +25,7 @@ mod store;
 mod verifier;
 mod writer;
 
-pub use adopt::discard_unfinished;
+pub use adopt::{discard_unfinished, unfinished_identity};
 pub use error::{OpenError, ReadError, StoreError};
 pub use spec::{Event, FileStamp, Hashes, Nodes, Note, Opened, Predecessor, Spec, Verdict};
 pub use store::Store;

@@ -10,7 +10,7 @@ use floodway_proto::{Bitfield, BlockId, Layout, PieceIndex};
 
 use crate::adopt;
 use crate::error::{OpenError, StoreError};
-use crate::files::{FileMap, Missing};
+use crate::files::{FileMap, Missing, keep_only};
 use crate::hashing::{agrees, digest_pieces};
 use crate::journal::{Header, Held, Journal, Recorded, block_runs, folder_of};
 use crate::spec::{Hashes, Nodes, Note, Opened, Spec};
@@ -239,7 +239,9 @@ fn resume(
 ) -> Result<Found, OpenError> {
     let data_length = length_of(&paths.data)?;
     remove(&paths.old)?;
-    let adopted = adopt::of_predecessor(spec, recorded).filter(|_| paths.data.is_file());
+    let is_folder = spec.layout.files().is_some();
+    let adopted = adopt::of_predecessor(spec, recorded)
+        .filter(|_| paths.data.is_file() || (is_folder && paths.data.is_dir()));
     let is_same = adopted.is_some() || is_same(recorded, spec, length);
     let recorded = adopted.as_ref().unwrap_or(recorded);
     let mut note = match (&recorded.header, data_length) {
@@ -253,6 +255,9 @@ fn resume(
         remove(&paths.data)?;
     }
     let (files, is_intact, readable) = if let Some(files) = spec.layout.files() {
+        if adopted.is_some() {
+            keep_only(&paths.data, files)?;
+        }
         let (files, is_intact) = FileMap::create_folder(&paths.data, &paths.target, files)?;
         (files, is_intact, spec.layout.limit())
     } else {

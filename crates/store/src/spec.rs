@@ -42,11 +42,14 @@ impl Spec {
     pub const BUFFER_LIMIT: ByteCount = ByteCount::mib(16);
 }
 
-/// A content, of unfinished data of which pieces are kept that lie at the same place and are as long. Not for folders.
+/// A content, of unfinished data of which pieces are kept that lie at the same place (of a folder: in the file with the same path)
+/// and are as long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Predecessor {
     /// What content it is.
     pub identity: [u8; 32],
+    /// How it divides into files and pieces, if it is a folder: the journal does not say that.
+    pub folder: Option<Layout>,
     /// Only pieces that hash to these are kept. `None`: all are, until the content's own hashes are known: with
     /// [`Hashes::Unknown`] that is never, so it must not be `None` then.
     pub only: Option<Nodes>,

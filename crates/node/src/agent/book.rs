@@ -10,6 +10,7 @@ use floodway_api::sync::{
 };
 use floodway_origin::SourceUrl;
 use floodway_proto::Sid;
+use floodway_store::unfinished_identity;
 use floodway_swarm::{Limits, Order as PieceOrder, Prefer};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
@@ -108,12 +109,23 @@ impl Book {
         let kept: Kept = self.tools.data.load(TASKS)?.unwrap_or_default();
         self.policy = kept.policy;
         let sids = kept.tasks.iter().filter_map(|task| task.order.sid);
-        self.tools.data.retain_contents(&sids.collect());
+        let sids: BTreeSet<Sid> = sids.collect();
+        let data = &self.tools.data;
+        data.retain_contents(|sid| sids.contains(&sid) || self.is_left(sid));
         for task in &kept.tasks {
             self.begin(task.order.clone(), task.report.clone());
         }
         self.kept = kept;
         Ok(())
+    }
+
+    /// Unfinished data of the content lies in the agent's folder: what takes its place needs to know what it is.
+    fn is_left(&self, sid: Sid) -> bool {
+        let Some(genesis) = self.tools.data.genesis(sid) else {
+            return false;
+        };
+        let place = Place::Folder(self.tools.dir.clone());
+        unfinished_identity(&place.path(&genesis.name)) == Some(sid.0)
     }
 
     /// Writes down what a restart needs, if it changed.

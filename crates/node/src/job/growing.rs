@@ -70,7 +70,7 @@ pub(super) async fn by_genesis(job: &mut Job, genesis: &Genesis) -> Result<Fetch
         layout,
         hashes: Hashes::Facts(growth.nodes()),
         identity: sid.0,
-        adopts: job.adopts(&path, None),
+        adopts: job.adopts(&path, sid),
         target: Target::File {
             path,
             overwrite: job.rules.overwrite && !genesis.is_folder(),

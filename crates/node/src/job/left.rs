@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use floodway_origin::Validator;
 use floodway_proto::genesis::Genesis;
 use floodway_proto::metainfo::Metainfo;
-use floodway_proto::{PieceIndex, SafeName, Sid};
-use floodway_store::{Nodes, OpenError, Predecessor, discard_unfinished};
+use floodway_proto::{Layout, PieceIndex, SafeName, Sid};
+use floodway_store::{Nodes, OpenError, Predecessor, discard_unfinished, unfinished_identity};
 
 use super::{GetError, Job};
 use crate::Content;
@@ -38,8 +38,7 @@ impl Left {
             (known.manifest.genesis().clone(), proven.collect())
         });
         let (genesis, proven) = seen.await?;
-        // In folders a file that grew moves all that follow it.
-        (!genesis.is_folder()).then(|| Self {
+        Some(Self {
             path: path.to_owned(),
             genesis,
             proven,
@@ -56,23 +55,43 @@ impl Left {
     }
 }
 
+/// How a folder divides into files and pieces; `None` of a single file.
+fn folder_of(genesis: &Genesis) -> Option<Layout> {
+    genesis.is_folder().then(|| genesis.layout().ok()).flatten()
+}
+
 impl Job {
-    /// What the content that is about to be opened at `path` takes over. Of a download from the origin (`origin`: validator and
-    /// length of its object) nobody will say what its pieces hash to: it takes only what was verified, and only of the same version.
-    pub(super) fn adopts(
+    /// What the content `sid` that is about to be opened at `path` takes over, until its facts say which of it they prove: what this
+    /// job left, or what an earlier run left of whatever content, as control may say no more which one it took the place of.
+    pub(super) fn adopts(&self, path: &Path, sid: Sid) -> Option<Predecessor> {
+        let left = self.left.as_ref().filter(|left| left.path == path);
+        let found = || {
+            let identity = unfinished_identity(path).filter(|&identity| identity != sid.0)?;
+            let genesis = self.data().and_then(|data| data.genesis(Sid(identity)));
+            Some((identity, genesis.as_ref().and_then(folder_of)))
+        };
+        let known = left.map(|left| (left.genesis.sid().0, folder_of(&left.genesis)));
+        let (identity, folder) = known.or_else(found)?;
+        Some(Predecessor {
+            identity,
+            folder,
+            only: None,
+        })
+    }
+
+    /// What a download from the origin takes over. Nobody will say what its pieces hash to: it takes only what was verified, and
+    /// only of the version that the origin has.
+    pub(super) fn adopts_version(
         &self,
         path: &Path,
-        origin: Option<(&Validator, u64)>,
+        validator: &Validator,
+        length: u64,
     ) -> Option<Predecessor> {
         let left = self.left.as_ref().filter(|left| left.path == path)?;
-        let only = match origin {
-            None => None,
-            Some((validator, length)) if left.is_of(validator, length) => Some(left.proven.clone()),
-            Some(_) => return None,
-        };
-        Some(Predecessor {
+        left.is_of(validator, length).then(|| Predecessor {
             identity: left.genesis.sid().0,
-            only,
+            folder: None,
+            only: Some(left.proven.clone()),
         })
     }
 

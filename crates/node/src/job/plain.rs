@@ -91,7 +91,7 @@ async fn by_ranges(
         })?;
     let fixed = vec![source(url, probe, job.rules.check.as_ref())];
     let version = probe.validator.to_string();
-    let adopts = job.adopts(&path, Some((&probe.validator, length)));
+    let adopts = job.adopts_version(&path, &probe.validator, length);
     let spec = ContentSpec {
         names: Vec::new(),
         info: None,

@@ -90,7 +90,7 @@ pub(super) async fn by_torrent(
             || identity_of(&[b"torrent", &torrent.info_hash.0]),
             |sid| sid.0,
         ),
-        adopts: job.adopts(&path, None),
+        adopts: sid.and_then(|sid| job.adopts(&path, sid)),
         target: Target::File {
             path,
             overwrite: job.rules.overwrite && info.files.is_empty(),

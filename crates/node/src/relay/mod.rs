@@ -15,7 +15,7 @@ mod pending;
 mod range;
 mod work;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -209,9 +209,8 @@ impl Relay {
             .orders
             .iter()
             .filter_map(|order| order.content.as_ref());
-        self.tools
-            .data
-            .retain_contents(&contents.map(|content| content.sid).collect());
+        let sids: BTreeSet<_> = contents.map(|content| content.sid).collect();
+        self.tools.data.retain_contents(|sid| sids.contains(&sid));
         for order in kept.orders {
             self.order(order, News::default());
         }
@@ -230,8 +229,8 @@ impl Relay {
     /// Begins with a task, or brings it its orders.
     fn order(&mut self, order: RelayOrder, news: News) {
         let now = Order {
-            files: order.files.clone(),
             content: order.content.clone(),
+            files: order.files.clone(),
             news,
             dropped: false,
         };

@@ -58,6 +58,7 @@ async fn a_successor_fetches_only_what_differs_whether_it_is_joined_early_or_lat
             peers: vec![new.peer],
             adopts: Some(Predecessor {
                 identity: old.control.sid().0,
+                folder: None,
                 only: None,
             }),
             target: Target::File {
@@ -122,6 +123,7 @@ async fn what_was_taken_over_is_judged_also_after_a_restart() {
     let spec = ContentSpec {
         adopts: Some(Predecessor {
             identity: old.control.sid().0,
+            folder: None,
             only: None,
         }),
         target: target.clone(),

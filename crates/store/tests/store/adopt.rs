@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use floodway_proto::PieceIndex;
+use floodway_proto::{BlockId, Layout, PieceIndex};
 use floodway_store::{Event, Hashes, Nodes, Note, Predecessor, Spec, Verdict};
 
 use crate::common::{PIECE, Rig, content, layout, nodes, spec};
@@ -37,6 +37,7 @@ fn successor(target: &Path, data: &[u8], hashes: Hashes, only: Option<Nodes>) ->
         identity: [2; 32],
         adopts: Some(Predecessor {
             identity: OLD,
+            folder: None,
             only,
         }),
         ..spec(target, data, hashes)
@@ -128,6 +129,68 @@ fn by_the_hashes_of_a_torrent_only_equal_pieces_are_kept() {
 }
 
 #[test]
+fn in_folders_files_keep_their_pieces_wherever_they_have_moved() {
+    let folder = tempfile::tempdir().unwrap();
+    let target = folder.path().join("set");
+    let files = |files: &[(&str, u64)]| {
+        let path = |path: &str| floodway_proto::files::parse_path(path).unwrap();
+        let files = files.iter().map(|&(name, length)| (path(name), length));
+        Layout::folder(files, PIECE).unwrap()
+    };
+    let piece = u64::from(PIECE);
+    let old = files(&[
+        ("b", 2 * piece),
+        ("c/x", piece + 5),
+        ("d", 9),
+        ("gone/y", 7),
+    ]);
+    // One came, one grew, one is a folder now, one is gone.
+    let new = files(&[
+        ("a", piece),
+        ("b", 2 * piece),
+        ("c/x", 3 * piece),
+        ("d/z", 9),
+    ]);
+    let of = |layout: &Layout, identity, adopts| Spec {
+        layout: layout.clone(),
+        identity,
+        adopts,
+        ..spec(&target, &[], Hashes::Facts(Nodes::new()))
+    };
+    let rig = Rig::open(of(&old, OLD, None));
+    let data = content(usize::try_from(old.length().unwrap()).unwrap(), 3);
+    for piece in old.pieces() {
+        for index in 0..old.block_count(piece) {
+            let block = BlockId { piece, index };
+            let bytes = old.block_bytes(block);
+            let at = |byte: u64| usize::try_from(byte).unwrap();
+            let bytes = data[at(bytes.start)..at(bytes.end)].to_vec();
+            rig.store.put(block, bytes.into());
+        }
+    }
+    rig.store.close().unwrap();
+    let predecessor = |folder| {
+        Some(Predecessor {
+            identity: OLD,
+            folder,
+            only: None,
+        })
+    };
+    assert_eq!(floodway_store::unfinished_identity(&target), Some(OLD));
+    let rig = Rig::open(of(&new, [2; 32], predecessor(Some(old))));
+    // `a` has piece 0; `b` 1 and 2; `c/x` 3 to 5, of which one is whole in both.
+    assert_eq!(rig.have(), [1, 2, 3]);
+    let size = PIECE as usize;
+    assert_eq!(rig.read(3 * size, size), data[2 * size..3 * size]);
+    let unfinished = folder.path().join("set.floodway");
+    assert!(unfinished.join("d/z").is_file() && !unfinished.join("gone").exists());
+    rig.store.close().unwrap();
+    // Without its layout nothing is known of a folder.
+    let rig = Rig::open(of(&new, [3; 32], predecessor(None)));
+    assert_eq!(rig.have(), [0; 0]);
+}
+
+#[test]
 fn data_of_any_other_content_is_not_adopted() {
     let folder = tempfile::tempdir().unwrap();
     let target = folder.path().join("file");
@@ -137,6 +200,7 @@ fn data_of_any_other_content_is_not_adopted() {
     let mut other = successor(&target, &data, facts(), None);
     other.adopts = Some(Predecessor {
         identity: [7; 32],
+        folder: None,
         only: None,
     });
     let opened = Rig::open(other).opened;
@@ -148,7 +212,7 @@ fn data_of_any_other_content_is_not_adopted() {
     leave(&target, &data, &[0]);
     let mut other = successor(&target, &data, facts(), None);
     let length = Some(LENGTH as u64);
-    other.layout = floodway_proto::Layout::new(length, 2 * PIECE).unwrap();
+    other.layout = Layout::new(length, 2 * PIECE).unwrap();
     let opened = Rig::open(other).opened;
     assert_eq!(
         (opened.have.count(), opened.note),
@@ -165,7 +229,7 @@ fn whole_pieces_are_kept_of_a_predecessor_whose_length_was_not_known() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("file");
         let rig = Rig::open(Spec {
-            layout: floodway_proto::Layout::new(None, PIECE).unwrap(),
+            layout: Layout::new(None, PIECE).unwrap(),
             ..spec(&target, &old, Hashes::Facts(Nodes::new()))
         });
         rig.put_piece(&old, 0);
