@@ -24,17 +24,12 @@ enum State {
 struct Known {
     state: State,
     failures: u32,
+    /// How many were found before it. Who names peers does so in an order of chance; were they dialled by address, those with
+    /// low ones would have all the connections.
+    order: u64,
 }
 
 impl Known {
-    /// Never tried.
-    const NEW: Self = Self {
-        state: State::Idle {
-            retry_at: Time::ZERO,
-        },
-        failures: 0,
-    };
-
     fn is_hopeful(&self) -> bool {
         self.state == State::Dialing || self.failures < HOPELESS
     }
@@ -48,8 +43,9 @@ pub(crate) struct Dialer {
     banned: BTreeSet<SocketAddr>,
     /// Idle addresses by when they are due.
     waiting: BTreeSet<(Time, SocketAddr)>,
-    /// Those of them that are due: fewest failures first.
-    due: BTreeSet<(u32, SocketAddr)>,
+    /// Those of them that are due: fewest failures first, then those found first.
+    due: BTreeMap<(u32, u64), SocketAddr>,
+    found: u64,
     dialing: usize,
     hopeful: usize,
     untried: usize,
@@ -62,7 +58,15 @@ impl Dialer {
             && !self.banned.contains(&addr)
             && !self.known.contains_key(&addr)
         {
-            self.set(addr, Some(Known::NEW));
+            let never_tried = Known {
+                state: State::Idle {
+                    retry_at: Time::ZERO,
+                },
+                failures: 0,
+                order: self.found,
+            };
+            self.found += 1;
+            self.set(addr, Some(never_tried));
         }
     }
 
@@ -78,7 +82,7 @@ impl Dialer {
                 State::Idle { retry_at } => {
                     self.untried -= usize::from(retry_at == Time::ZERO);
                     self.waiting.remove(&(retry_at, addr));
-                    self.due.remove(&(old.failures, addr));
+                    self.due.remove(&(old.failures, old.order));
                 }
                 State::Dialing => self.dialing -= 1,
                 State::Connected => {}
@@ -94,6 +98,12 @@ impl Dialer {
                 State::Dialing => self.dialing += 1,
                 State::Connected => {}
             }
+        }
+    }
+
+    fn is_now(&mut self, addr: SocketAddr, state: State) {
+        if let Some(&known) = self.known.get(&addr) {
+            self.set(addr, Some(Known { state, ..known }));
         }
     }
 
@@ -122,11 +132,11 @@ impl Dialer {
             && retry_at <= now
         {
             self.waiting.pop_first();
-            self.due.insert((self.known[&addr].failures, addr));
+            let known = &self.known[&addr];
+            self.due.insert((known.failures, known.order), addr);
         }
-        let &(failures, addr) = self.due.first()?;
-        let state = State::Dialing;
-        self.set(addr, Some(Known { state, failures }));
+        let (_, &addr) = self.due.first_key_value()?;
+        self.is_now(addr, State::Dialing);
         Some(addr)
     }
 
@@ -139,39 +149,38 @@ impl Dialer {
     }
 
     pub(crate) fn failed(&mut self, now: Time, addr: SocketAddr) {
-        if let Some(&Known { failures, .. }) = self.known.get(&addr) {
-            let wait = RETRY_MIN * 2_u32.pow(failures.min(10));
+        if let Some(&known) = self.known.get(&addr) {
+            let wait = RETRY_MIN * 2_u32.pow(known.failures.min(10));
             let retry_at = now + wait.min(RETRY_MAX);
-            let (state, failures) = (State::Idle { retry_at }, failures + 1);
-            self.set(addr, Some(Known { state, failures }));
+            let failed = Known {
+                state: State::Idle { retry_at },
+                failures: known.failures + 1,
+                ..known
+            };
+            self.set(addr, Some(failed));
         }
     }
 
     /// A handshake is complete. Its failures are forgotten only when it [has talked](Self::talked): one that hangs up at
     /// once each time is dialled less and less often.
     pub(crate) fn connected(&mut self, addr: SocketAddr) {
-        if let Some(&Known { failures, .. }) = self.known.get(&addr) {
-            let state = State::Connected;
-            self.set(addr, Some(Known { state, failures }));
-        }
+        self.is_now(addr, State::Connected);
     }
 
     /// The peer there takes part.
     pub(crate) fn talked(&mut self, addr: SocketAddr) {
-        if let Some(&Known { state, failures }) = self.known.get(&addr)
-            && failures > 0
+        if let Some(&known) = self.known.get(&addr)
+            && known.failures > 0
         {
-            self.set(addr, Some(Known { state, failures: 0 }));
+            let failures = 0;
+            self.set(addr, Some(Known { failures, ..known }));
         }
     }
 
     /// The connection ended; try again after `wait`.
     pub(crate) fn closed(&mut self, now: Time, addr: SocketAddr, wait: Duration) {
-        if let Some(&Known { failures, .. }) = self.known.get(&addr) {
-            let retry_at = now + wait;
-            let state = State::Idle { retry_at };
-            self.set(addr, Some(Known { state, failures }));
-        }
+        let retry_at = now + wait;
+        self.is_now(addr, State::Idle { retry_at });
     }
 
     pub(crate) fn ban(&mut self, addr: SocketAddr) {
@@ -228,6 +237,19 @@ mod tests {
             now = next;
         }
         assert_eq!(waits, [1, 2, 4, 1, 2]);
+    }
+
+    #[test]
+    fn addresses_are_dialled_in_the_order_in_which_they_were_found() {
+        let mut dialer = Dialer::default();
+        for found in [3, 1, 4, 2].map(addr) {
+            dialer.found(found);
+        }
+        assert_eq!(dialer.next(Time::ZERO), Some(addr(3)));
+        dialer.failed(Time::ZERO, addr(3));
+        let now = Time::from_millis(5000);
+        let rest: Vec<_> = std::iter::from_fn(|| dialer.next(now)).collect();
+        assert_eq!(rest, [1, 4, 2, 3].map(addr));
     }
 
     #[test]
