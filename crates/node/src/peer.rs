@@ -31,6 +31,7 @@ mod writer;
 
 pub(crate) use error::PeerError;
 pub(crate) use handshake::{dial, inbound};
+pub(crate) use writer::site_message;
 
 /// The number under which we want [`HttpClaims`](floodway_proto::wire::HttpClaims).
 const CLAIMS_ID: u8 = 1;

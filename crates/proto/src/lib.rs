@@ -22,6 +22,7 @@ pub mod metainfo;
 pub mod name;
 mod percent;
 pub mod record;
+mod site;
 mod time;
 pub mod torrents;
 pub mod tracker;
@@ -35,5 +36,6 @@ pub use layout::{
     PieceIndex,
 };
 pub use name::{NameError, SafeName};
+pub use site::{PARTS, Site, part_of};
 pub use time::Time;
 pub use units::{ByteCount, ByteRate, Span};

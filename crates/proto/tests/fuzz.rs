@@ -12,7 +12,7 @@ use floodway_proto::wire::manifest::RejectReason;
 use floodway_proto::wire::{
     ExtendedHandshake, Handshake, HashRequest, ManifestMessage, Message, OwnNode, Request,
 };
-use floodway_proto::{Bitfield, InfoHash, NodeId, PeerName, SafeName, Sha256, Sid};
+use floodway_proto::{Bitfield, InfoHash, NodeId, PeerName, SafeName, Sha256, Sid, Site};
 use proptest::prelude::*;
 
 #[path = "../../../fuzz/src/lib.rs"]
@@ -84,6 +84,11 @@ fn extended_handshake() -> Vec<u8> {
             node: NodeId([2; 16]),
             capabilities: 4,
             head: Head { term: 1, seq: 77 },
+            site: Some(Site {
+                first: 3,
+                end: 4,
+                ..Site::named("berlin")
+            }),
         }),
     };
     handshake.encode()

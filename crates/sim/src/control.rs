@@ -1,11 +1,21 @@
 //! What control tells a node: who else is there.
 
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+use floodway_proto::{PARTS, Site};
+
 use crate::plan::Plan;
 
 /// The nodes that control knows to be online, by site and all together.
-pub(crate) struct Directory {
+pub(crate) struct Directory<'a> {
+    plan: &'a Plan,
     everybody: Group,
     sites: Vec<Group>,
+    /// Who brings each part, by site.
+    parts: Vec<[Option<usize>; PARTS as usize]>,
+    /// Sites whose parts are to be dealt anew.
+    undealt: BTreeSet<usize>,
 }
 
 /// A set with random choice.
@@ -61,39 +71,110 @@ impl Group {
     }
 }
 
-impl Directory {
-    pub(crate) fn new(plan: &Plan) -> Self {
+impl<'a> Directory<'a> {
+    pub(crate) fn new(plan: &'a Plan) -> Self {
         let nodes = plan.nodes.len();
         Self {
+            plan,
             everybody: Group::new(nodes),
             sites: (0..plan.sites()).map(|_| Group::new(nodes)).collect(),
+            parts: vec![[None; PARTS as usize]; plan.sites()],
+            undealt: BTreeSet::new(),
         }
     }
 
-    pub(crate) fn joined(&mut self, node: usize, site: u32) {
+    pub(crate) fn joined(&mut self, node: usize) {
         self.everybody.insert(node);
-        self.sites[site as usize].insert(node);
+        let site = self.site_of(node);
+        self.sites[site].insert(node);
+        if self.sites[site].members.len() <= PARTS.into() || self.parts[site].contains(&None) {
+            self.undealt.insert(site);
+        }
     }
 
-    pub(crate) fn left(&mut self, node: usize, site: u32) {
+    pub(crate) fn left(&mut self, node: usize) {
         self.everybody.remove(node);
-        self.sites[site as usize].remove(node);
+        let site = self.site_of(node);
+        self.sites[site].remove(node);
+        if self.parts[site].contains(&Some(node)) {
+            self.undealt.insert(site);
+        }
     }
 
-    /// An answer to `node`: half of it from its own site, the rest from everywhere.
-    pub(crate) fn answer(
-        &self,
-        rng: &mut fastrand::Rng,
-        node: usize,
-        site: u32,
-        count: usize,
-    ) -> Vec<usize> {
+    fn site_of(&self, node: usize) -> usize {
+        self.plan.nodes[node].site as usize
+    }
+
+    /// Where a node stands, and what it is to bring there: seeds nothing, of the others those with the best uplinks the same
+    /// number of parts each.
+    pub(crate) fn site(&mut self, node: usize) -> Site {
+        let at = self.site_of(node);
+        while let Some(site) = self.undealt.pop_first() {
+            self.deal_parts(site);
+        }
+        let is_its = |part: &Option<usize>| *part == Some(node);
+        let first = self.parts[at].iter().position(is_its);
+        let last = self.parts[at].iter().rposition(is_its);
+        let part = |index: usize| u8::try_from(index).unwrap_or(u8::MAX);
+        Site {
+            tag: at as u64 + 1,
+            first: first.map_or(0, part),
+            end: last.map_or(0, |last| part(last + 1)),
+        }
+    }
+
+    /// Divides the parts anew.
+    fn deal_parts(&mut self, site: usize) {
+        let nodes = &self.plan.nodes;
+        let members = self.sites[site].members.iter().copied();
+        let mut members: Vec<_> = members.filter(|&node| !nodes[node].seed).collect();
+        members.sort_by_key(|&node| (Reverse(nodes[node].link.up), node));
+        members.truncate(PARTS.into());
+        let count = members.len();
+        for (index, part) in self.parts[site].iter_mut().enumerate() {
+            *part = members.get(index * count / usize::from(PARTS)).copied();
+        }
+    }
+
+    /// Who brings a part to one of the sites, from the one numbered `site` on.
+    fn who_brings(&self, part: usize, site: usize) -> Option<usize> {
+        let (before, after) = self.parts.split_at(site % self.parts.len());
+        after.iter().chain(before).find_map(|parts| parts[part])
+    }
+
+    /// An answer to `node`. Without sites anybody; with sites whoever brings nothing hears of its own site, who brings
+    /// something for two fifths of those that bring the same to other sites, and of seeds.
+    pub(crate) fn answer(&self, rng: &mut fastrand::Rng, node: usize, count: usize) -> Vec<usize> {
         let mut chosen = Vec::new();
         if self.sites.len() > 1 {
-            self.sites[site as usize].choose(rng, node, count / 2, &mut chosen);
+            let site = self.site_of(node);
+            let parts = (0..PARTS.into()).filter(|&part| self.parts[site][part] == Some(node));
+            let parts: Vec<usize> = parts.collect();
+            for &part in &parts {
+                if self.who_brings(part, part) == Some(node) {
+                    chosen.extend(self.seeds());
+                }
+            }
+            chosen.dedup();
+            for _ in 0..count * usize::from(!parts.is_empty()) {
+                let part = parts[rng.usize(..parts.len())];
+                let other = self.who_brings(part, rng.usize(..self.sites.len()));
+                let other = other.filter(|other| *other != node && !chosen.contains(other));
+                chosen.extend(other);
+                if chosen.len() >= count * 2 / 5 {
+                    break;
+                }
+            }
+            self.sites[site].choose(rng, node, count, &mut chosen);
+        } else {
+            self.everybody.choose(rng, node, count, &mut chosen);
         }
-        self.everybody.choose(rng, node, count, &mut chosen);
         chosen
+    }
+
+    fn seeds(&self) -> impl Iterator<Item = usize> + '_ {
+        let is_seed = |node: &usize| self.plan.nodes[*node].seed;
+        self.everybody.members.iter().copied().filter(is_seed)
     }
 }
 
@@ -104,31 +185,69 @@ mod tests {
     use super::*;
     use crate::plan::{Link, NodePlan};
 
-    #[test]
-    fn half_of_an_answer_is_of_the_same_site_and_nobody_is_named_twice() {
+    fn plan(nodes: usize, sites: u32) -> Plan {
         let link = Link::of(ByteRate(1));
         let node = |site| NodePlan {
             site,
             ..NodePlan::new(link)
         };
-        let nodes: Vec<_> = (0..400).map(|at| node(at % 8)).collect();
-        let plan = Plan::new("directory", Layout::new(Some(1), 1 << 18).unwrap(), nodes);
+        let nodes = (0..nodes).map(|at| node(u32::try_from(at).unwrap() % sites));
+        let layout = Layout::new(Some(1), 1 << 18).unwrap();
+        Plan::new("directory", layout, nodes.collect())
+    }
+
+    #[test]
+    fn whoever_brings_a_part_hears_of_others_that_do_and_the_rest_of_its_own_site() {
+        let plan = plan(400, 8);
         let mut directory = Directory::new(&plan);
-        for (at, node) in plan.nodes.iter().enumerate() {
-            directory.joined(at, node.site);
-        }
+        (0..400).for_each(|at| directory.joined(at));
         let mut rng = fastrand::Rng::with_seed(1);
         for me in 0..400 {
-            let mut answer = directory.answer(&mut rng, me, plan.nodes[me].site, 20);
-            let near = answer
-                .iter()
-                .filter(|&&at| plan.nodes[at].site == plan.nodes[me].site);
-            assert!((10..18).contains(&near.count()));
+            let site = directory.site(me);
+            let mut answer = directory.answer(&mut rng, me, 20);
+            let (near, far): (Vec<usize>, Vec<usize>) =
+                (answer.iter()).partition(|&&at| plan.nodes[at].site == plan.nodes[me].site);
+            let brings = site.first < site.end;
+            assert_eq!(brings, !far.is_empty());
+            assert!(far.len() <= 8 && near.len() >= 12);
+            for other in far {
+                assert_eq!(directory.site(other).first, site.first);
+            }
             answer.sort_unstable();
             answer.dedup();
             assert!(answer.len() == 20 && !answer.contains(&me));
         }
-        (2..400).for_each(|at| directory.left(at, plan.nodes[at].site));
-        assert_eq!(directory.answer(&mut rng, 0, 0, 20), [1]);
+    }
+
+    #[test]
+    fn each_part_of_a_site_is_somebodys_whoever_leaves() {
+        let plan = plan(40, 2);
+        let mut directory = Directory::new(&plan);
+        (0..40).for_each(|at| directory.joined(at));
+        let owners = |directory: &mut Directory<'_>, online: std::ops::Range<usize>| {
+            let mut owners = [0; PARTS as usize];
+            for at in online.filter(|at| at % 2 == 0) {
+                let site = directory.site(at);
+                (site.first..site.end).for_each(|part| owners[usize::from(part)] += 1);
+            }
+            owners
+        };
+        assert_eq!(owners(&mut directory, 0..40), [1; PARTS as usize]);
+        (0..36).for_each(|at| directory.left(at));
+        assert_eq!(owners(&mut directory, 36..40), [1; PARTS as usize]);
+    }
+
+    #[test]
+    fn without_sites_everybody_may_be_named_once() {
+        let plan = plan(60, 1);
+        let mut directory = Directory::new(&plan);
+        (0..60).for_each(|at| directory.joined(at));
+        let mut rng = fastrand::Rng::with_seed(1);
+        let mut answer = directory.answer(&mut rng, 0, 20);
+        answer.sort_unstable();
+        answer.dedup();
+        assert!(answer.len() == 20 && !answer.contains(&0));
+        (2..60).for_each(|at| directory.left(at));
+        assert_eq!(directory.answer(&mut rng, 0, 20), [1]);
     }
 }

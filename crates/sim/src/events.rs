@@ -18,6 +18,8 @@ pub(crate) enum What {
     Wake(usize),
     /// A node asks control for peers.
     AskControl(usize),
+    /// Control answers a node.
+    ControlAnswers(usize),
     /// A node sends the news of pieces that it has gathered.
     TellPieces(usize),
     /// Something reaches a node other than by its links.

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use floodway_proto::wire::{HttpClaims, Message};
-use floodway_proto::{BlockId, ByteRate, Time};
+use floodway_proto::{BlockId, ByteRate, Site, Time};
 use floodway_swarm::{PeerKey, RequestKey};
 
 use crate::plan::Link;
@@ -27,6 +27,8 @@ pub(crate) enum Packet {
     Control(Vec<Message>),
     /// What an own node fetches over HTTP.
     Claims(HttpClaims),
+    /// Where a node stands.
+    Site(Site),
     /// A block, right or wrong.
     Block(BlockId, bool),
 }

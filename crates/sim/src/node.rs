@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use floodway_proto::wire::Message;
-use floodway_proto::{Bitfield, ByteRate, PeerName, PieceIndex, Time};
+use floodway_proto::{Bitfield, ByteRate, PeerName, PieceIndex, Site, Time};
 use floodway_swarm::{
     BufKey, Config, HttpPlan, PeerKey, RequestKey, SourceClass, Start, Swarm, Verdict,
 };
@@ -41,6 +41,8 @@ pub(crate) struct Request {
 pub(crate) struct Node {
     pub(crate) swarm: Swarm,
     pub(crate) online: bool,
+    /// Where control says that it stands.
+    pub(crate) site: Option<Site>,
     pub(crate) wake: Option<Time>,
     pub(crate) connections: BTreeMap<PeerKey, Connection>,
     pub(crate) requests: BTreeMap<RequestKey, Request>,
@@ -91,6 +93,7 @@ impl Node {
                 seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ at as u64,
             ),
             online: false,
+            site: None,
             wake: None,
             connections: BTreeMap::new(),
             requests: BTreeMap::new(),

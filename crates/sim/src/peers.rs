@@ -3,7 +3,7 @@
 use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use floodway_proto::wire::{HttpClaims, Message};
+use floodway_proto::wire::Message;
 use floodway_proto::{BlockId, PieceIndex};
 use floodway_swarm::{BufKey, Input, PeerKey, Sender};
 
@@ -124,9 +124,9 @@ impl World<'_> {
         self.push(flow, Packet::Control(vec![message]));
     }
 
-    pub(crate) fn send_claims(&mut self, at: usize, peer: PeerKey, claims: HttpClaims) {
+    pub(crate) fn send_other(&mut self, at: usize, peer: PeerKey, packet: Packet) {
         if let Some(connection) = self.nodes[at].connections.get(&peer) {
-            self.push(connection.flow, Packet::Claims(claims));
+            self.push(connection.flow, packet);
         }
     }
 

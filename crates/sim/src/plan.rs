@@ -93,7 +93,7 @@ pub struct NodePlan {
     pub link: Link,
     /// It does not say that it is an own node.
     pub stock: bool,
-    /// Which site it belongs to: control prefers peers of the same one.
+    /// Which site it belongs to: each piece is to come there once.
     pub site: u32,
     /// Nobody can dial it.
     pub nat: bool,
@@ -214,7 +214,8 @@ impl ServerPlan {
 pub struct ControlPlan {
     /// An answer takes this long.
     pub delay: Duration,
-    /// Peers named in one answer: half of them of the asker's site, the rest anybody.
+    /// Peers named in one answer: anybody where there is one site. Where there are more, nodes of the asker's own; and to who brings
+    /// pieces there two fifths of others that bring the same to theirs.
     pub peers: usize,
     /// How often a node asks again.
     pub every: Duration,

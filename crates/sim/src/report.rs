@@ -251,13 +251,15 @@ impl Report {
         self.copies(sent.sum())
     }
 
-    /// The most that seeds and servers sent into one site, and other nodes into it from outside, in copies.
-    pub fn site_copies(&self) -> (f64, f64) {
-        let most = |bytes: fn(&SiteBytes) -> u64| self.sites.iter().map(bytes).max().unwrap_or(0);
-        (
-            self.copies(most(|site| site.injected)),
-            self.copies(most(|site| site.crossing)),
-        )
+    /// What came into each site from outside, in copies: from seeds, servers and nodes of other sites. Ascending; sites into which
+    /// nothing came are left out.
+    pub fn site_copies(&self) -> Vec<f64> {
+        let mut bytes: Vec<_> = (self.sites.iter())
+            .map(|site| site.injected + site.crossing)
+            .filter(|&bytes| bytes > 0)
+            .collect();
+        bytes.sort_unstable();
+        bytes.into_iter().map(|bytes| self.copies(bytes)).collect()
     }
 
     /// Bytes received and thrown away, in copies.
@@ -285,10 +287,12 @@ impl Report {
             self.wasted_copies(),
         );
         if self.sites.len() > 1 {
-            let (injected, crossing) = self.site_copies();
+            let copies = self.site_copies();
+            let median = copies.get(copies.len() / 2).copied().unwrap_or_default();
+            let most = copies.last().copied().unwrap_or_default();
             let _ = write!(
                 line,
-                ", most copies into a site {injected:.3} from sources, {crossing:.3} from other sites"
+                ", copies into a site: median {median:.3}, most {most:.3}"
             );
         }
         let _ = write!(line, ", {} events", self.events);

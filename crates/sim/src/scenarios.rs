@@ -135,7 +135,7 @@ fn few_neighbours(config: &mut floodway_swarm::Config) {
     (config.connections_max, config.inbound_extra) = (20, 0);
 }
 
-/// `sites` of a hundred nodes with mixed links, one relay; 1024 pieces of one block each.
+/// `sites` of a hundred nodes with mixed links, one relay elsewhere; 1024 pieces of one block each.
 fn mixed(name: &'static str, sites: u32) -> Plan {
     let links = [
         (10, 50, 20),
@@ -151,11 +151,12 @@ fn mixed(name: &'static str, sites: u32) -> Plan {
     });
     let agents = (0..sites * 100).zip(links.iter().cycle());
     let agents = agents.map(|(at, link)| NodePlan {
-        site: at % sites,
+        site: at / 100,
         config: few_neighbours,
         ..NodePlan::new(*link)
     });
     let mut nodes = vec![NodePlan {
+        site: sites,
         config: few_neighbours,
         ..NodePlan::seed(Link::of(mbit(1000)))
     }];

@@ -101,7 +101,7 @@ impl World<'_> {
         };
         let block = match packet {
             Packet::Block(block, _) => Some(*block),
-            Packet::Control(_) | Packet::Claims(_) => None,
+            Packet::Control(_) | Packet::Claims(_) | Packet::Site(_) => None,
         };
         self.at(reaches, What::Reaches(id));
         let (host, kind) = (self.net.flows[id].host, self.net.flows[id].kind);
@@ -138,6 +138,10 @@ impl World<'_> {
                 let peer = to_key;
                 self.input(to, Input::PeerClaims { peer, claims });
             }
+            (FlowKind::Peer { to, to_key, .. }, Packet::Site(site)) => {
+                let peer = to_key;
+                self.input(to, Input::PeerSite { peer, site });
+            }
             (
                 FlowKind::Peer {
                     from, to, to_key, ..
@@ -156,7 +160,7 @@ impl World<'_> {
                 },
                 Packet::Block(block, right),
             ) => self.http_block(server, to, request, block, right),
-            (FlowKind::Http { .. }, Packet::Control(_) | Packet::Claims(_)) => {}
+            (FlowKind::Http { .. }, Packet::Control(_) | Packet::Claims(_) | Packet::Site(_)) => {}
         }
     }
 }
@@ -175,6 +179,7 @@ impl Packet {
     fn bytes(&self, layout: &Layout) -> u64 {
         match self {
             Self::Control(messages) => messages.len() as u64 * MESSAGE_BYTES,
+            Self::Site(_) => 2 * MESSAGE_BYTES,
             Self::Claims(claims) => MESSAGE_BYTES + 8 * claims.ranges.len() as u64,
             Self::Block(block, _) => u64::from(layout.block_size(*block)) + BLOCK_HEADER,
         }

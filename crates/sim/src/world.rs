@@ -8,7 +8,7 @@ use floodway_swarm::{Event, Input, Output, SourceClass, SourceKey};
 use crate::bound::must_finish;
 use crate::control::Directory;
 use crate::events::{Events, What};
-use crate::net::{Host, Network, Reached};
+use crate::net::{Host, Network, Packet, Reached};
 use crate::node::Node;
 use crate::peers::{address, node_at};
 use crate::plan::{Departure, Plan};
@@ -37,7 +37,7 @@ pub(crate) struct World<'a> {
     pub(crate) server_hosts: Vec<usize>,
     /// Requests that each server is answering.
     pub(crate) server_load: Vec<usize>,
-    directory: Directory,
+    directory: Directory<'a>,
     /// Nodes that must still finish.
     unfinished: usize,
     pub(crate) report: Report,
@@ -138,6 +138,7 @@ impl<'a> World<'a> {
                 }
             }
             What::AskControl(at) => self.ask_control(at),
+            What::ControlAnswers(at) => self.control_answers(at),
             What::TellPieces(at) => self.tell_pieces(at),
             What::Input(at, input) => self.input(at, *input),
             What::Uplink(host) => self.uplink(host),
@@ -154,7 +155,7 @@ impl<'a> World<'a> {
     fn join(&mut self, at: usize) {
         let plan = &self.plan.nodes[at];
         self.nodes[at].online = true;
-        self.directory.joined(at, plan.site);
+        self.directory.joined(at);
         self.ask_control(at);
         for &server in &plan.servers {
             let source = SourceKey(u32::try_from(server).unwrap_or(u32::MAX));
@@ -176,7 +177,7 @@ impl<'a> World<'a> {
     fn leave(&mut self, at: usize) {
         let plan = &self.plan.nodes[at];
         self.nodes[at].online = false;
-        self.directory.left(at, plan.site);
+        self.directory.left(at);
         let departure = if plan.leaves_when_done {
             Departure::Closes
         } else {
@@ -190,19 +191,35 @@ impl<'a> World<'a> {
 
     fn ask_control(&mut self, at: usize) {
         let control = self.plan.control;
-        if !self.nodes[at].online || self.nodes[at].held.is_full() {
+        let knows_its_site = self.nodes[at].site.is_some() || self.plan.sites() < 2;
+        if !self.nodes[at].online || (self.nodes[at].held.is_full() && knows_its_site) {
             return;
         }
         let away = |outage: &(Time, Time)| (outage.0..outage.1).contains(&self.now);
         if !control.outage.as_ref().is_some_and(away) {
-            let site = self.plan.nodes[at].site;
-            let others = self
-                .directory
-                .answer(&mut self.rng, at, site, control.peers);
-            let found = others.into_iter().map(address).collect();
-            self.input_after(control.delay, at, Input::PeersFound(found));
+            if self.plan.sites() > 1 {
+                // With all in mind that asked at the same time: else the first of a site would have all its parts.
+                self.after(control.delay, What::ControlAnswers(at));
+            } else {
+                let others = self.directory.answer(&mut self.rng, at, control.peers);
+                let found = others.into_iter().map(address).collect();
+                self.input_after(control.delay, at, Input::PeersFound(found));
+            }
         }
         self.after(control.every, What::AskControl(at));
+    }
+
+    fn control_answers(&mut self, at: usize) {
+        let site = self.directory.site(at);
+        self.nodes[at].site = Some(site);
+        self.input(at, Input::Site(site));
+        if self.nodes[at].held.is_full() {
+            return;
+        }
+        let peers = self.plan.control.peers;
+        let others = self.directory.answer(&mut self.rng, at, peers);
+        let found = others.into_iter().map(address).collect();
+        self.input(at, Input::PeersFound(found));
     }
 
     pub(crate) fn input(&mut self, at: usize, input: Input) {
@@ -241,7 +258,8 @@ impl<'a> World<'a> {
             Output::Dial { addr } => self.dial(at, addr),
             Output::HangUp { peer, .. } => self.hang_up(at, peer),
             Output::Send { peer, message } => self.send(at, peer, message),
-            Output::Claims { peer, claims } => self.send_claims(at, peer, claims),
+            Output::Claims { peer, claims } => self.send_other(at, peer, Packet::Claims(claims)),
+            Output::Site { peer, site } => self.send_other(at, peer, Packet::Site(site)),
             Output::SendBlock { peer, block, .. } => self.send_block(at, peer, block),
             Output::HttpGet {
                 request,

@@ -13,6 +13,8 @@ use crate::swarm::Swarm;
 
 /// Half-open connections at once.
 const DIALING_MAX: usize = 16;
+/// After this everybody who began at the same time has found peers.
+const SETTLED: Duration = Duration::from_secs(1);
 /// Who is lost is dialled again after this.
 const LOST: Duration = Duration::from_secs(2);
 /// Who is connected otherwise, or has nothing to exchange, is dialled again after this.
@@ -42,7 +44,15 @@ impl Swarm {
     pub(crate) fn may_dial(&self) -> bool {
         self.wants_peers()
             && self.dialer.dialing() < DIALING_MAX
-            && self.peers.len() + self.dialer.dialing() < self.config.connections_max
+            && self.peers.len() + self.dialer.dialing() < self.connections_wanted()
+    }
+
+    /// At first half of the room is left to those that dial us: else the nearest would fill it before the others come, and these
+    /// would find nobody but each other.
+    fn connections_wanted(&self) -> usize {
+        let most = self.config.connections_max;
+        let is_new = self.started.is_some_and(|at| self.now < at + SETTLED);
+        if is_new { most / 2 } else { most }
     }
 
     pub(crate) fn dial(&mut self) {
@@ -143,7 +153,8 @@ impl Swarm {
             if let Some(queue) = request_queue {
                 peer.request_queue = usize::try_from(queue).unwrap_or(usize::MAX).max(1);
             }
-            if std::mem::replace(&mut peer.own, own) != own {
+            let was_own = std::mem::replace(&mut peer.own, own);
+            if was_own != own {
                 // Slots are for stock peers only.
                 if own || peer.is_choked {
                     self.slots_taken.remove(&key);
@@ -156,6 +167,10 @@ impl Swarm {
             self.dirty.insert(key);
             if first {
                 self.tell_claims_to(key);
+            }
+            // Once: who is told answers with another handshake.
+            if !was_own {
+                self.tell_site_to(key);
             }
             self.deal_slot(key);
         }
@@ -219,16 +234,20 @@ impl Swarm {
             return;
         };
         if peer.have.set(piece) {
+            let (is_far, is_away) = (peer.is_far, peer.is_away());
             self.picker.gained(piece);
             self.seeds += usize::from(peer.have.is_full());
             if let Some(at) = peer.handed.iter().position(|handed| *handed == piece) {
                 peer.handed.swap_remove(at);
+                // Slow start: it has it, and nobody waits for us.
+                peer.handed_max += usize::from(is_far && self.uploads.is_empty());
                 self.spread.no_longer_given(piece);
                 self.spread.look_at(key);
             }
             if !self.have.get(piece) && self.verifiable.get(piece) {
                 peer.wanted += 1;
             }
+            (self.border).gained(self.now, piece, is_away, self.have.get(piece));
             self.claim_kept(key, piece);
             self.update_interest(key);
         }
@@ -245,6 +264,8 @@ impl Swarm {
         for piece in have.iter_ones() {
             if peer.have.set(piece) {
                 self.picker.gained(piece);
+                let is_held = self.have.get(piece);
+                (self.border).gained(self.now, piece, peer.is_away(), is_held);
             }
         }
         self.seeds += usize::from(peer.is_seed() && !was_seed);
@@ -370,6 +391,7 @@ impl Swarm {
         peer.have
             .iter_ones()
             .for_each(|piece| self.picker.lost(piece));
+        self.leaves_border(&peer);
         for asked in peer.asked {
             self.release(asked.block, key);
         }

@@ -142,7 +142,10 @@ impl Swarm {
     /// The piece waits for blocks, and this peer may bring one.
     fn may_continue(&self, piece: u32, key: PeerKey, peer: &Peer) -> bool {
         let free = |partial: &Partial| partial.only.is_none_or(|only| only == key);
-        peer.have.get(piece) && self.waiting.contains(&piece) && free(&self.partials[&piece])
+        peer.have.get(piece)
+            && self.border.lets(self.now, peer, piece)
+            && self.waiting.contains(&piece)
+            && free(&self.partials[&piece])
     }
 
     /// A block of one of the first pieces that have begun: completing it makes it tradable.
@@ -172,16 +175,20 @@ impl Swarm {
 
     /// The first block of a piece that nobody fetches.
     fn pick_new(&mut self, key: PeerKey) -> Option<BlockId> {
-        let have = &self.peers.get(&key)?.have;
+        let peer = self.peers.get(&key)?;
+        let have = &peer.have;
         // Where HTTP walks up from the start of a gap, peers walk down from its end.
         let tie = if self.extents.is_empty() || !self.follows(Rule::MeetInTheMiddle) {
             Tie::Random
         } else {
             Tie::Highest
         };
+        let may = |piece| self.border.lets(self.now, peer, piece);
         let piece = match self.config.order {
-            Order::RarestFirst if !self.is_pair() => self.picker.rarest(have, tie, &mut self.rng),
-            Order::RarestFirst | Order::Sequential => self.picker.first(have),
+            Order::RarestFirst if !self.is_pair() => {
+                self.picker.rarest_that(have, may, tie, &mut self.rng)
+            }
+            Order::RarestFirst | Order::Sequential => self.picker.first_that(have, may),
         }?;
         self.begin(piece);
         self.claim(piece, 0, key)
@@ -224,7 +231,10 @@ impl Swarm {
         for (_, rival) in self.peers.iter().filter(|(other, _)| **other != key) {
             let last = rival.asked.iter().enumerate().rev().take(TWICE_PROBED);
             let mut fits = last.filter(|(_, asked)| {
-                peer.have.get(asked.block.piece.0) && self.is_asked_once(asked.block)
+                let piece = asked.block.piece.0;
+                peer.have.get(piece)
+                    && self.border.lets(self.now, peer, piece)
+                    && self.is_asked_once(asked.block)
             });
             let Some((at, asked)) = fits.next() else {
                 continue;
@@ -344,6 +354,7 @@ impl Swarm {
                 self.take_back(key, asked.block);
                 self.release(asked.block, key);
             }
+            self.set_lost(key, true);
         }
     }
 
@@ -404,6 +415,7 @@ impl Swarm {
                 self.rates.peer.add(now, bytes);
                 self.peer_block_at = Some(now);
                 self.dirty.insert(key);
+                self.set_lost(key, false);
                 Some(Giver::Peer(key))
             }
             Sender::Http(request) => {

@@ -408,7 +408,8 @@ impl Swarm {
         }
         let last = self.layout.piece_at(extent.reserved_to - 1)?;
         let peer = self.peers.get(&key)?;
-        if !peer.have.get(last.0) || !self.verifiable.get(last.0) || self.have.get(last.0) {
+        let lacks = self.verifiable.get(last.0) && !self.have.get(last.0);
+        if !peer.have.get(last.0) || !lacks || !self.border.lets(self.now, peer, last.0) {
             return None;
         }
         self.leave_to_peers(request, self.layout.piece_offset(last));

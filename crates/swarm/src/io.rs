@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use floodway_proto::wire::{HttpClaims, Message};
-use floodway_proto::{BlockId, ByteRate, PeerName, PieceIndex, Time};
+use floodway_proto::{BlockId, ByteRate, PeerName, PieceIndex, Site, Time};
 
 /// One connection to a peer, named by the driver and never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -85,6 +85,13 @@ pub enum Input {
         own: bool,
         /// It wants to know what we fetch over HTTP.
         hears_claims: bool,
+    },
+    /// An own node says where it stands.
+    PeerSite {
+        /// Who.
+        peer: PeerKey,
+        /// Where.
+        site: Site,
     },
     /// An own node says which pieces it fetches over HTTP.
     PeerClaims {
@@ -171,6 +178,8 @@ pub enum Input {
     },
     /// The pieces that this node is to fetch from its origin under range leases: the whole list.
     Leases(Vec<Range<u32>>),
+    /// Where this node stands, and which pieces it is to bring there.
+    Site(Site),
     /// New limits.
     Limits(Limits),
     /// Stops (`false`) or resumes all fetching: a full disk, an operator.
@@ -251,6 +260,13 @@ pub enum Output {
         peer: PeerKey,
         /// The whole list.
         claims: HttpClaims,
+    },
+    /// Tell an own node where we stand.
+    Site {
+        /// Whom.
+        peer: PeerKey,
+        /// Where.
+        site: Site,
     },
     /// Read a block from the store and send it; answer with `BlockSent`.
     SendBlock {

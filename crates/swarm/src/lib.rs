@@ -11,6 +11,7 @@
 //! | `connect`, `dialer` | whom to dial, which connections to keep, what peers have |
 //! | `picker`, `blocks`, `download` | which block to ask of whom; verdicts, blame and bans |
 //! | `upload`, `spread` | whom to serve, with which first copies |
+//! | `site` | what to ask of peers of other sites: each piece once for all of a site |
 //! | `http`, `governor` | requests over HTTP, and whether at all |
 //! | `extents`, `claims` | which bytes to fetch over HTTP, and which others fetch |
 //! | `fresh` | HTTP while a content grows: what is left to peers |
@@ -40,6 +41,7 @@ mod io;
 mod peer;
 mod picker;
 mod rate;
+mod site;
 mod spread;
 mod swarm;
 mod upload;

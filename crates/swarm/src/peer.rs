@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use floodway_proto::{Bitfield, BlockId, PeerName, Time};
+use floodway_proto::{Bitfield, BlockId, PeerName, Site, Time};
 
 use crate::rate::Estimate;
 
@@ -26,6 +26,12 @@ pub(crate) struct Peer {
     pub(crate) listens_at: Option<SocketAddr>,
     pub(crate) fast: bool,
     pub(crate) own: bool,
+    /// Where it says that it stands.
+    pub(crate) site: Option<Site>,
+    /// It stands at another site than we do.
+    pub(crate) is_far: bool,
+    /// It stopped answering: what it has does not count as being at our site.
+    pub(crate) is_lost: bool,
     pub(crate) have: Bitfield,
     /// Whether it has told us what it has: that must come first (BEP 3, 6).
     pub(crate) announced: bool,
@@ -72,6 +78,8 @@ pub(crate) struct Peer {
     pub(crate) fell_silent: bool,
     /// When it last suggested something.
     pub(crate) suggested_at: Time,
+    /// So many new pieces may be under way to it, as long as that leaves our link idle.
+    pub(crate) handed_max: usize,
     /// Pieces that we have suggested to it and that it has not got yet.
     pub(crate) handed: Vec<u32>,
     /// It wants to know what we fetch over HTTP.
@@ -119,6 +127,9 @@ impl Peer {
             listens_at: None,
             fast,
             own: false,
+            site: None,
+            is_far: false,
+            is_lost: false,
             have: Bitfield::new(pieces),
             announced: false,
             wanted: 0,
@@ -147,6 +158,7 @@ impl Peer {
             spreads: false,
             fell_silent: false,
             suggested_at: now,
+            handed_max: 2,
             handed: Vec::new(),
             hears_claims: false,
             claims: BTreeSet::new(),
@@ -154,6 +166,11 @@ impl Peer {
             claims_until: now,
             claims_doubted: false,
         }
+    }
+
+    /// What it has is not at our site.
+    pub(crate) fn is_away(&self) -> bool {
+        self.is_far || self.is_lost
     }
 
     pub(crate) fn is_seed(&self) -> bool {

@@ -68,6 +68,10 @@ impl Picker {
         self.open.count()
     }
 
+    pub(crate) fn iter_open(&self) -> impl Iterator<Item = u32> + '_ {
+        self.open.iter_ones()
+    }
+
     pub(crate) fn is_open(&self, piece: u32) -> bool {
         self.open.get(piece)
     }
@@ -172,7 +176,18 @@ impl Picker {
 
     /// The rarest open piece among those of `peer`, ties broken by `tie`.
     pub(crate) fn rarest(&self, peer: &Bitfield, tie: Tie, rng: &mut Rng) -> Option<u32> {
-        let good = |piece: &u32| peer.get(*piece);
+        self.rarest_that(peer, |_| true, tie, rng)
+    }
+
+    /// The same among those of them that `may` be asked for.
+    pub(crate) fn rarest_that(
+        &self,
+        peer: &Bitfield,
+        may: impl Fn(u32) -> bool,
+        tie: Tie,
+        rng: &mut Rng,
+    ) -> Option<u32> {
+        let good = |piece: &u32| peer.get(*piece) && may(*piece);
         for &bucket in self.filled.range(1..).take(BUCKETS_PROBED) {
             let bucket = &self.buckets[bucket];
             let start = rng.usize(..bucket.len());
@@ -191,6 +206,7 @@ impl Picker {
         }
         self.open
             .iter_common(peer)
+            .filter(|&piece| may(piece))
             .min_by_key(|&piece| self.availability(piece))
     }
 
@@ -229,17 +245,17 @@ impl Picker {
         probed.find(|&piece| good(piece))
     }
 
-    /// The first open piece of `peer`.
-    pub(crate) fn first(&mut self, peer: &Bitfield) -> Option<u32> {
+    /// The first open piece of `peer` that `may` be asked for.
+    pub(crate) fn first_that(&mut self, peer: &Bitfield, may: impl Fn(u32) -> bool) -> Option<u32> {
         let count = self.open.len();
         while self.first < count && !self.open.get(self.first) {
             self.first += 1;
         }
         // Mostly it is the very first one; a search from there over 64 pieces a word if not.
-        if self.first < count && peer.get(self.first) {
+        if self.first < count && peer.get(self.first) && may(self.first) {
             return Some(self.first);
         }
-        self.open.iter_common(peer).next()
+        self.open.iter_common(peer).find(|&piece| may(piece))
     }
 
     #[cfg(debug_assertions)]

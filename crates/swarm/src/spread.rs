@@ -9,8 +9,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use fastrand::Rng;
-use floodway_proto::Time;
 use floodway_proto::wire::Message;
+use floodway_proto::{PARTS, Site, Time, part_of};
 
 use crate::config::Rule;
 use crate::io::PeerKey;
@@ -34,13 +34,31 @@ const SILENT_SOON: Duration = Duration::from_millis(250);
 /// Less than this part of the content is little.
 const LITTLE: u64 = 4;
 
-/// What a node knows of the first copies that are its to give.
+/// Pieces to be dealt.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Spread {
-    /// Pieces in a random order; empty until spreading begins.
+struct Lane {
     order: Vec<u32>,
     /// The next of these to look at.
     next: usize,
+}
+
+impl Lane {
+    fn front(&self) -> Option<u32> {
+        self.order.get(self.next).copied()
+    }
+
+    fn is_over(&self) -> bool {
+        self.next == self.order.len()
+    }
+}
+
+/// What a node knows of the first copies that are its to give.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spread {
+    /// Pieces in a random order; none until spreading begins. One lane, or one for each part of what sites are brought.
+    lanes: Vec<Lane>,
+    /// Which lane was dealt from last.
+    turn: usize,
     /// When each piece was last suggested.
     given_at: Vec<Option<Time>>,
     /// Pieces already passed may have been lost with their peer: look again.
@@ -51,9 +69,24 @@ pub(crate) struct Spread {
 
 impl Spread {
     fn begin(&mut self, pieces: u32, offered: Vec<u32>, rng: &mut Rng) {
-        self.order = offered;
-        rng.shuffle(&mut self.order);
+        let mut order = offered;
+        rng.shuffle(&mut order);
+        self.lanes = vec![Lane { order, next: 0 }];
         self.given_at = vec![None; pieces as usize];
+    }
+
+    /// From now on pieces are dealt by parts.
+    fn divide(&mut self) {
+        let pieces = self.lanes.drain(..).flat_map(|lane| lane.order);
+        let mut lanes = vec![Lane::default(); PARTS.into()];
+        for piece in pieces {
+            lanes[usize::from(part_of(piece))].order.push(piece);
+        }
+        self.lanes = lanes;
+    }
+
+    fn is_divided(&self) -> bool {
+        self.lanes.len() > 1
     }
 
     /// The peer may want another piece now.
@@ -67,9 +100,14 @@ impl Spread {
 
     /// One more piece is offered.
     fn offered(&mut self, piece: u32) {
+        let lane = if self.is_divided() {
+            part_of(piece).into()
+        } else {
+            0
+        };
         // Before that, `begin` takes all at once.
-        if !self.order.is_empty() {
-            self.order.push(piece);
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.order.push(piece);
         }
     }
 
@@ -96,7 +134,7 @@ impl Swarm {
         let due = std::mem::take(&mut self.spread.due).into_iter();
         let is_ready = |key: &PeerKey| self.peers.get(key).is_some_and(ready);
         let mut hungry: Vec<_> = due.filter(is_ready).collect();
-        if self.spread.order.is_empty() {
+        if self.spread.lanes.is_empty() {
             if hungry.is_empty() || self.layout.piece_count() < 2 {
                 return;
             }
@@ -104,23 +142,32 @@ impl Swarm {
             if hungry.len() < PEERS_MIN {
                 return;
             }
-            let offered = self.offered().iter_ones().collect();
+            let offered: Vec<u32> = self.offered().iter_ones().collect();
+            if offered.is_empty() {
+                return;
+            }
             let pieces = self.layout.piece_count();
             self.spread.begin(pieces, offered, &mut self.rng);
         }
-        if std::mem::take(&mut self.spread.revisit) && self.spread.next == self.spread.order.len() {
-            self.spread.next = 0;
+        let far = self.peers.values().filter(|peer| peer.is_far);
+        let parts: Vec<Site> = far.filter_map(|peer| peer.site).collect();
+        if !parts.is_empty() && !self.spread.is_divided() {
+            self.spread.divide();
+        }
+        if std::mem::take(&mut self.spread.revisit) {
+            let over = self.spread.lanes.iter_mut().filter(|lane| lane.is_over());
+            over.for_each(|lane| lane.next = 0);
         }
         // One piece each in turn, so that all get their share of the last ones.
-        while !hungry.is_empty() && self.spread.next < self.spread.order.len() {
-            hungry.retain(|&key| self.is_hungry(key) && self.suggest_one(key));
+        while !hungry.is_empty() && !self.spread.lanes.iter().all(Lane::is_over) {
+            hungry.retain(|&key| self.is_hungry(key) && self.suggest_one(key, &parts));
         }
     }
 
     /// It has pieces that nobody can have from elsewhere: all, or those that it fetches under leases. Who has begun goes on
     /// when its leases are over: others wait for its suggestions.
     fn deals_first_copies(&self) -> bool {
-        self.is_complete() || self.leased.count() > 0 || !self.spread.order.is_empty()
+        self.is_complete() || self.leased.count() > 0 || !self.spread.lanes.is_empty()
     }
 
     /// One more piece is offered: anybody may want to be the first to have it.
@@ -139,18 +186,39 @@ impl Swarm {
         }
     }
 
-    /// The peer has fewer new pieces under way than come to it in [`UNDER_WAY`], and at least two.
+    /// The peer has fewer new pieces under way than come to it in [`UNDER_WAY`], and at least two; more where that leaves our
+    /// link idle.
     fn is_hungry(&self, key: PeerKey) -> bool {
         let Some(peer) = self.peers.get(&key) else {
             return false;
         };
         let coming = peer.up.rate(self.now).over(UNDER_WAY).0;
-        (peer.handed.len() as u64) < coming / u64::from(self.layout.piece_length()) + 2
+        let coming = coming / u64::from(self.layout.piece_length()) + 2;
+        peer.handed.len()
+            < peer
+                .handed_max
+                .max(usize::try_from(coming).unwrap_or(usize::MAX))
     }
 
-    /// Suggests the next piece that nobody else has. False when there is none for this peer.
-    fn suggest_one(&mut self, key: PeerKey) -> bool {
-        while let Some(&piece) = self.spread.order.get(self.spread.next) {
+    /// Suggests the next piece that nobody else has. False when there is none for this peer. `parts`: what those of our
+    /// peers bring that stand at other sites.
+    fn suggest_one(&mut self, key: PeerKey, parts: &[Site]) -> bool {
+        let far = self.peers.get(&key).filter(|peer| peer.is_far);
+        let site = far.and_then(|peer| peer.site);
+        let lanes = self.spread.lanes.len();
+        let last = self.spread.turn;
+        let mut turns = (1..=lanes).map(|step| (last + step) % lanes);
+        turns.any(|lane| {
+            let piece = u32::try_from(lane).unwrap_or(u32::MAX);
+            let brings = |site: &Site| site.brings(piece);
+            // A part that nobody brings goes to anybody.
+            let fits = site.as_ref().is_none_or(brings) || !parts.iter().any(brings);
+            fits && self.suggest_from(key, lane)
+        })
+    }
+
+    fn suggest_from(&mut self, key: PeerKey, lane: usize) -> bool {
+        while let Some(piece) = self.spread.lanes[lane].front() {
             let given = self.spread.given_at[piece as usize];
             let fresh = given.is_some_and(|at| self.now.since(at) < STALE);
             let lacks = self
@@ -159,13 +227,14 @@ impl Swarm {
                 .is_some_and(|peer| !peer.handed.contains(&piece));
             // That other complete nodes have it spreads nothing: they wait as we do, or leave it to us.
             if self.picker.availability(piece) as usize > self.seeds || fresh {
-                self.spread.next += 1;
+                self.spread.lanes[lane].next += 1;
                 continue;
             }
             if !lacks {
                 return false;
             }
-            self.spread.next += 1;
+            self.spread.lanes[lane].next += 1;
+            self.spread.turn = lane;
             self.spread.given_at[piece as usize] = Some(self.now);
             if let Some(peer) = self.peers.get_mut(&key) {
                 peer.handed.push(piece);

@@ -21,6 +21,7 @@ use crate::io::{
 use crate::peer::Peer;
 use crate::picker::Picker;
 use crate::rate::{Bucket, Estimate};
+use crate::site::Border;
 use crate::spread::Spread;
 
 /// How often time-outs, chokes and the HTTP decision are looked at while something is going on.
@@ -98,6 +99,7 @@ pub struct Swarm {
     /// Whose piece is being sent.
     pub(crate) upload_turn: Option<(PeerKey, PieceIndex)>,
     pub(crate) spread: Spread,
+    pub(crate) border: Border,
     pub(crate) next_choke: Time,
     pub(crate) optimistic: Option<(PeerKey, Time)>,
     pub(crate) fetching: bool,
@@ -216,6 +218,7 @@ impl Swarm {
             slots_taken: BTreeSet::new(),
             upload_turn: None,
             spread: Spread::default(),
+            border: Border::default(),
             next_choke: Time::ZERO,
             optimistic: None,
             fetching: true,
@@ -275,6 +278,7 @@ impl Swarm {
                 own,
                 hears_claims,
             } => self.peer_extended(peer, request_queue, own, hears_claims),
+            Input::PeerSite { peer, site } => self.peer_site(peer, site),
             Input::PeerClaims { peer, claims } => self.peer_claims(peer, &claims),
             Input::PeerMessage { peer, message } => self.peer_message(peer, message),
             Input::Block { from, block, buf } => self.block_in(from, block, buf),
@@ -298,6 +302,7 @@ impl Swarm {
             Input::Verifiable { pieces } => self.now_verifiable(pieces),
             Input::Ended { length } => self.ended(length),
             Input::Leases(ranges) => self.set_leases(&ranges),
+            Input::Site(site) => self.set_site(site),
             Input::Limits(limits) => self.set_limits(limits),
             Input::Fetching(on) => self.set_fetching(on),
             Input::Tick => {}
@@ -355,6 +360,7 @@ impl Swarm {
         self.reassign_failed();
         self.notice_stuck();
         self.notice_silent();
+        self.look_at_overdue();
         self.choke_round();
         self.look_again_at_first_copies();
         self.plan_dirty = true;

@@ -169,7 +169,11 @@ impl Swarm {
             self.uploads
                 .range((Bound::Excluded(current), Bound::Unbounded)),
         );
-        let mut turns = after.chain(before).copied();
+        let is_far = |key: &PeerKey| self.peers.get(key).is_some_and(|peer| peer.is_far);
+        // Behind a peer of another site a whole site waits.
+        let far_first = self.border.has_far_peers() && self.uploads.iter().any(is_far);
+        let turns = after.chain(before).copied();
+        let mut turns = turns.filter(|key| !far_first || is_far(key));
         let first = turns.next()?;
         Some(
             turns

@@ -35,6 +35,7 @@ use super::{
     Progress, Reading, Shared, State, Target, disk,
 };
 use crate::announce::Announcer;
+use crate::peer::site_message;
 use crate::session::Session;
 
 /// Packets that may wait for the driver: each has up to 256 KiB of blocks.
@@ -645,6 +646,10 @@ impl Driver {
                 self.forget_peer(peer);
             }
             Output::Send { peer, message } => self.order(peer, PeerOut::Message(message)),
+            Output::Site { peer, site } => {
+                let message = site_message(&self.session, &self.shared, site);
+                self.order(peer, PeerOut::Message(message));
+            }
             Output::Claims { peer, claims } => self.order(peer, PeerOut::Claims(claims)),
             Output::SendBlock { peer, block, zeros } => {
                 self.order(peer, PeerOut::Block { block, zeros });

@@ -20,6 +20,7 @@ impl Connection {
     pub(super) async fn read(&self, mut stream: ReadHalf<'_>) -> Result<(), PeerError> {
         let mut reading = self.content.reading.clone();
         let mut received = Received::new(self.session.pool());
+        let mut said = ExtendedHandshake::default();
         loop {
             self.may_read(&mut reading).await?;
             let read = received.read(&mut stream).await?;
@@ -29,15 +30,19 @@ impl Connection {
             self.heard.store(true, Ordering::Relaxed);
             self.session.down().charge(read);
             let frames = received.frames(self.content.wire_limits)?;
-            let items = self.items(frames)?;
+            let items = self.items(frames, &mut said)?;
             if !items.is_empty() {
                 self.send(items).await?;
             }
         }
     }
 
-    /// What the driver must know of these frames.
-    fn items(&self, mut frames: Bytes) -> Result<Vec<Item>, PeerError> {
+    /// What the driver must know of these frames. `said`: what the peer has said of itself so far (BEP 10).
+    fn items(
+        &self,
+        mut frames: Bytes,
+        said: &mut ExtendedHandshake,
+    ) -> Result<Vec<Item>, PeerError> {
         let mut items = Vec::new();
         let mut received = 0;
         while let Some(frame) = wire::decode(&mut frames, &self.content.wire_limits)? {
@@ -47,7 +52,8 @@ impl Connection {
                     items.push(block(self.content.layout(), piece, begin, data)?);
                 }
                 Frame::Message(Message::Extended { id: 0, payload }) => {
-                    self.extended(&ExtendedHandshake::decode(&payload)?, &mut items);
+                    said.merge(ExtendedHandshake::decode(&payload)?);
+                    self.extended(said, &mut items);
                 }
                 Frame::Message(Message::Extended { id, payload }) if id == MANIFEST_ID => {
                     // To whom we did not offer it, it is one of the many that we do not know.
@@ -129,6 +135,10 @@ impl Connection {
             hears_claims: claims_id.is_some(),
         }));
         let node = theirs.floodway.filter(|_| own);
+        if let Some(site) = node.and_then(|node| node.site) {
+            let peer = self.key;
+            items.push(Item::Input(Input::PeerSite { peer, site }));
+        }
         let manifest_id = theirs
             .id(MANIFEST)
             .filter(|_| self.content.growth.is_some());

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use floodway_proto::wire::manifest::MANIFEST;
 use floodway_proto::wire::{ExtendedHandshake, HttpClaims, METADATA, Message, OwnNode};
-use floodway_proto::{InfoHash, PieceIndex};
+use floodway_proto::{InfoHash, PieceIndex, Site};
 use floodway_swarm::{Input, Sender};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::tcp::WriteHalf;
@@ -205,35 +205,63 @@ async fn send_all(stream: &mut WriteHalf<'_>, messages: &Batch, answers: &Batch)
 
 /// What we say of ourselves (BEP 10) to a peer that came by `name`, or was asked for by it.
 fn hello(session: &Session, content: &Shared, name: InfoHash) -> ExtendedHandshake {
-    let mut capabilities = 0;
-    let mut names = BTreeMap::from([(HttpClaims::NAME.to_owned(), CLAIMS_ID)]);
-    if content.is_final() {
-        capabilities |= KNOWS_FINAL;
-    }
-    if let Some(growth) = &content.growth {
-        names.insert(MANIFEST.to_owned(), MANIFEST_ID);
-        if growth.is_relay {
-            capabilities |= IS_RELAY;
-        }
-    }
+    let mut names = names(content);
     let torrent = content.torrent(name);
     if torrent.is_some() {
         names.insert(METADATA.to_owned(), METADATA_ID);
     }
-    let own = |sid| OwnNode {
-        version: OWN_VERSION,
-        sid,
-        node: session.node(),
-        capabilities,
-        head: content.head(),
-    };
     ExtendedHandshake {
         names,
         client: Some(concat!("Floodway/", env!("CARGO_PKG_VERSION")).into()),
         listen_port: Some(session.peer_addr().port()),
         request_queue: Some(REQUEST_QUEUE),
         metadata_size: torrent.and_then(|torrent| u32::try_from(torrent.info.len()).ok()),
-        floodway: content.sid.map(own),
+        // The engine says when a peer is to know of our site.
+        floodway: own_node(session, content, None),
         ..ExtendedHandshake::default()
     }
+}
+
+/// The extended messages that own nodes send each other.
+fn names(content: &Shared) -> BTreeMap<String, u8> {
+    let mut names = BTreeMap::from([(HttpClaims::NAME.to_owned(), CLAIMS_ID)]);
+    if content.growth.is_some() {
+        names.insert(MANIFEST.to_owned(), MANIFEST_ID);
+    }
+    names
+}
+
+/// What we say of ourselves to own nodes.
+fn own_node(session: &Session, content: &Shared, site: Option<Site>) -> Option<OwnNode> {
+    let mut capabilities = 0;
+    if content.is_final() {
+        capabilities |= KNOWS_FINAL;
+    }
+    if content
+        .growth
+        .as_ref()
+        .is_some_and(|growth| growth.is_relay)
+    {
+        capabilities |= IS_RELAY;
+    }
+    content.sid.map(|sid| OwnNode {
+        version: OWN_VERSION,
+        sid,
+        node: session.node(),
+        capabilities,
+        head: content.head(),
+        site,
+    })
+}
+
+/// A later handshake, which tells an own node where we stand.
+pub(crate) fn site_message(session: &Session, content: &Shared, site: Site) -> Message {
+    let said = ExtendedHandshake {
+        // Said again for nodes that take each handshake for all that is said.
+        names: names(content),
+        floodway: own_node(session, content, Some(site)),
+        ..ExtendedHandshake::default()
+    };
+    let payload = Bytes::from(said.encode());
+    Message::Extended { id: 0, payload }
 }

@@ -40,6 +40,7 @@ impl Victim {
                 node: NodeId([9; 16]),
                 capabilities: 0,
                 head: Head::default(),
+                site: None,
             }),
             ..ExtendedHandshake::default()
         };

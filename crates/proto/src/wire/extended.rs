@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use crate::bencode::{self, Dict, FieldError, FieldProblem, Item, required};
 use crate::record::Head;
 use crate::wire::WireError;
-use crate::{NodeId, Sid};
+use crate::{NodeId, Sid, Site};
 
 /// How many extensions a peer may name, and how long such a name may be in bytes.
 const NAMES_LIMIT: usize = 64;
@@ -31,7 +31,7 @@ pub struct ExtendedHandshake {
     pub floodway: Option<OwnNode>,
 }
 
-/// What an own node says about itself: the dict `fw {v, sid, n, c, t, q}`.
+/// What an own node says about itself: the dict `fw {v, sid, n, c, t, q, s, pf, pe}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnNode {
     /// `v`: the version of what own nodes say to each other.
@@ -44,6 +44,8 @@ pub struct OwnNode {
     pub capabilities: u32,
     /// `t`, `q`: term and seq of the newest control record that the sender knows; zero for none.
     pub head: Head,
+    /// `s`, `pf`, `pe`: where control says that it stands, and which parts it brings there; absent where control says nothing of it.
+    pub site: Option<Site>,
 }
 
 impl ExtendedHandshake {
@@ -133,13 +135,16 @@ fn read_names(dict: &Dict<'_>) -> Result<BTreeMap<String, u8>, FieldError> {
 
 impl OwnNode {
     fn item(&self) -> Item<'_> {
-        Item::dict([
-            ("c", Item::Integer(self.capabilities.into())),
-            ("n", Item::Bytes(&self.node.0)),
-            ("q", Item::Integer(self.head.seq)),
-            ("sid", Item::Bytes(&self.sid.0)),
-            ("t", Item::Integer(self.head.term.into())),
-            ("v", Item::Integer(self.version.into())),
+        Item::dict_of_some([
+            ("c", Some(Item::Integer(self.capabilities.into()))),
+            ("n", Some(Item::Bytes(&self.node.0))),
+            ("q", Some(Item::Integer(self.head.seq))),
+            ("pe", self.site.map(|site| Item::Integer(site.end.into()))),
+            ("pf", self.site.map(|site| Item::Integer(site.first.into()))),
+            ("s", self.site.map(|site| Item::Integer(site.tag))),
+            ("sid", Some(Item::Bytes(&self.sid.0))),
+            ("t", Some(Item::Integer(self.head.term.into()))),
+            ("v", Some(Item::Integer(self.version.into()))),
         ])
     }
 
@@ -152,6 +157,14 @@ impl OwnNode {
             head: Head {
                 term: dict.number("t")?.unwrap_or(0),
                 seq: dict.number("q")?.unwrap_or(0),
+            },
+            site: match dict.number("s")? {
+                Some(tag) => Some(Site {
+                    tag,
+                    first: dict.number("pf")?.unwrap_or(0),
+                    end: dict.number("pe")?.unwrap_or(0),
+                }),
+                None => None,
             },
         })
     }

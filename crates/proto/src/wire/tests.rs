@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::record::Head;
-use crate::{NodeId, Sha256, Sid};
+use crate::{NodeId, Sha256, Sid, Site};
 
 fn encoded(message: &Message) -> Bytes {
     let mut out = Vec::new();
@@ -230,6 +230,11 @@ fn own_handshake() -> ExtendedHandshake {
             node: NodeId([2; 16]),
             capabilities: 4,
             head: Head { term: 1, seq: 77 },
+            site: Some(Site {
+                first: 3,
+                end: 4,
+                ..Site::named("berlin")
+            }),
         }),
     }
 }

@@ -5,11 +5,11 @@
 use std::time::Duration;
 
 use floodway_proto::{ByteRate, Layout, Time};
-use floodway_sim::plan::{Conduct, Link, NodePlan, Plan, ServerFault};
+use floodway_sim::plan::{Conduct, Departure, Link, NodePlan, Plan, ServerFault};
 use floodway_sim::{Report, run};
 use floodway_swarm::{Access, Order, Rule};
 
-use crate::{LINK, plan, seed_and, seeds};
+use crate::{LINK, finishes, plan, seed_and, seeds};
 
 /// A rule, a scenario, and a figure that is smaller when all is well.
 struct Row {
@@ -50,6 +50,7 @@ const RULES: &[Row] = &[
         Report::source_copies,
         1.3,
     ),
+    row(Rule::OncePerSite, three_sites, most_copies_into_a_site, 1.5),
     row(Rule::WholePieces, several_seeds, first_piece, 1.3),
     row(Rule::TitForTat, free_riders, givers_over_takers, 1.1),
     row(Rule::Blame, a_liar_among_seeds, Report::wasted_copies, 2.0),
@@ -63,6 +64,14 @@ const RULES: &[Row] = &[
 
 fn makespan(report: &Report) -> f64 {
     report.makespan_seconds().min(report.end.as_secs_f64())
+}
+
+fn most_copies_into_a_site(report: &Report) -> f64 {
+    report
+        .site_copies()
+        .last()
+        .copied()
+        .unwrap_or(f64::INFINITY)
 }
 
 fn origin_copies(report: &Report) -> f64 {
@@ -143,6 +152,30 @@ fn a_long_fast_path() -> Plan {
             ..LINK
         },
     ))
+}
+
+/// Rule 7, by sites. Three of ten nodes each, and a relay elsewhere.
+fn three_sites() -> Plan {
+    let mut plan = plan(seed_and(30, LINK));
+    for (at, node) in plan.nodes.iter_mut().enumerate() {
+        node.site = u32::try_from(at % 3).unwrap();
+    }
+    plan.nodes[0].site = 3;
+    plan
+}
+
+/// Who should bring a part to its site vanishes: others bring it.
+#[test]
+fn what_nobody_brings_to_a_site_comes_all_the_same() {
+    for seed in seeds().take(9) {
+        let mut plan = three_sites();
+        for node in [1, 2, 3, 4, 5] {
+            plan.nodes[node].leaves = Some(Time::from_millis(500));
+            plan.nodes[node].departure = Departure::Silent;
+        }
+        let report = finishes(&plan, seed);
+        assert!(report.makespan_seconds() < 30.0, "{}", report.summary());
+    }
 }
 
 /// Rule 7. The source is the bottleneck.

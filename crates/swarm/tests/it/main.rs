@@ -9,6 +9,7 @@ mod claims;
 mod ended;
 mod growing;
 mod requests;
+mod sites;
 
 /// A peer that connected to us from `10.0.0.NAME`. It knows BEP 6, and its key and its name are this number too.
 fn peer_up(name: u8) -> Input {

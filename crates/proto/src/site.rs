@@ -1,0 +1,64 @@
+//! Where a node stands, and what it brings there.
+
+use serde::{Deserialize, Serialize};
+
+use crate::digest::sha256;
+
+/// Into so many parts the pieces of a content are divided among the nodes of a site: the first, the seventeenth and so on are one
+/// part, so that each part has its share of what comes next.
+pub const PARTS: u8 = 16;
+
+/// The site of a node, and which pieces it brings there from other sites: those of its parts. A part is one node's at
+/// each site, so that every piece comes to a site about once; control deals the parts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Site {
+    /// Which site: equal for nodes of the same one.
+    pub tag: u64,
+    /// Its first part of [`PARTS`].
+    pub first: u8,
+    /// The part after its last one; most nodes of a large site have none.
+    pub end: u8,
+}
+
+impl Site {
+    /// The tag of those that stand at no site.
+    pub const NOWHERE: u64 = 0;
+
+    /// A node without a part, at the site with this name; the empty name is that of no site.
+    pub fn named(name: &str) -> Self {
+        if name.is_empty() {
+            return Self {
+                tag: Self::NOWHERE,
+                first: 0,
+                end: 0,
+            };
+        }
+        let mut tag = [0; 8];
+        tag.copy_from_slice(&sha256(name.as_bytes()).0[..8]);
+        Self {
+            // Within 63 bits, as bencoded integers are.
+            tag: u64::from_be_bytes(tag) >> 1,
+            first: 0,
+            end: 0,
+        }
+    }
+
+    /// All parts are its own.
+    pub fn brings_all(&self) -> bool {
+        self.first == 0 && self.end >= PARTS
+    }
+
+    /// The piece is of one of its parts.
+    pub fn brings(&self, piece: u32) -> bool {
+        (self.first..self.end).contains(&part_of(piece))
+    }
+}
+
+/// Which part a piece belongs to.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "a remainder is less than what was divided by"
+)]
+pub fn part_of(piece: u32) -> u8 {
+    (piece % u32::from(PARTS)) as u8
+}
