@@ -9,7 +9,7 @@ use crate::digest::sha256;
 pub const PARTS: u8 = 16;
 
 /// The site of a node, and which pieces it brings there from other sites: those of its parts. A part is one node's at
-/// each site, so that every piece comes to a site about once; control deals the parts.
+/// each site, so that every piece comes to a site about once; control is to deal the parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Site {
     /// Which site: equal for nodes of the same one.
