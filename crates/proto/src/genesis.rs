@@ -51,6 +51,9 @@ pub enum GenesisError {
     /// What lies beside the record is not the list of files that it names.
     #[error("the genesis comes without the list of files that it names")]
     OtherList,
+    /// It is not that of the content that was asked for.
+    #[error("it is the genesis of another content")]
+    OtherContent,
     /// A name that may not reach a disk.
     #[error("the genesis has a name that cannot be used: {0}")]
     Name(NameError),
@@ -276,10 +279,8 @@ impl Genesis {
     /// # Errors
     /// [`GenesisError`] when it is malformed, newer than this program, or not in canonical form.
     pub fn decode(bytes: &[u8]) -> Result<Self, GenesisError> {
-        let genesis = match bytes {
-            [b'l', ..] => Self::with_list(bytes)?,
-            record => Self::read(record, None)?,
-        };
+        let (record, list) = split(bytes)?;
+        let genesis = Self::read(record, list)?;
         genesis.check()?;
         // Also finds keys that we do not know, unsorted ones, and flags other than 0 and 1.
         if genesis.encode() != bytes {
@@ -288,21 +289,16 @@ impl Genesis {
         Ok(genesis)
     }
 
-    /// Reads a record and the list beside it.
-    fn with_list(bytes: &[u8]) -> Result<Self, GenesisError> {
-        let limits = bencode::Limits {
-            length: GENESIS_LIMIT,
-            depth: 1,
-            items: 3,
-        };
-        let parts = bencode::decode(bytes, &limits).map_err(GenesisError::Bencode)?;
-        let parts: Option<Vec<&[u8]>> = parts
-            .as_list()
-            .and_then(|parts| parts.iter().map(Value::as_bytes).collect());
-        match parts.as_deref() {
-            Some(&[record, list]) => Self::read(record, Some(list)),
-            _ => Err(not_dict("genesis")),
+    /// As [`Genesis::decode`], of bytes that anybody may have made: nothing of them is read unless they are of this content.
+    ///
+    /// # Errors
+    /// [`GenesisError::OtherContent`], and those of [`Genesis::decode`].
+    pub fn decode_of(sid: Sid, bytes: &[u8]) -> Result<Self, GenesisError> {
+        let (record, _) = split(bytes)?;
+        if Sid(digest::sha256(record).0) != sid {
+            return Err(GenesisError::OtherContent);
         }
+        Self::decode(bytes)
     }
 
     fn read(record: &[u8], list: Option<&[u8]>) -> Result<Self, GenesisError> {
@@ -379,6 +375,26 @@ impl Genesis {
 
 /// The key of what names the list of files.
 const FILES_HASH: &str = "files hash";
+
+/// The record, and the list of files that may lie beside it.
+fn split(bytes: &[u8]) -> Result<(&[u8], Option<&[u8]>), GenesisError> {
+    if bytes.first() != Some(&b'l') {
+        return Ok((bytes, None));
+    }
+    let limits = bencode::Limits {
+        length: GENESIS_LIMIT,
+        depth: 1,
+        items: 3,
+    };
+    let parts = bencode::decode(bytes, &limits).map_err(GenesisError::Bencode)?;
+    let parts: Option<Vec<&[u8]>> = parts
+        .as_list()
+        .and_then(|parts| parts.iter().map(Value::as_bytes).collect());
+    match parts.as_deref() {
+        Some(&[record, list]) => Ok((record, Some(list))),
+        _ => Err(not_dict("genesis")),
+    }
+}
 
 fn not_dict(what: &str) -> GenesisError {
     GenesisError::Field(FieldError::new(what, FieldProblem::NotDict))

@@ -1,10 +1,16 @@
 //! The first record of a job's content: from control's orders, from this disk, or from those who serve it.
 
+use std::time::Duration;
+
 use floodway_proto::genesis::Genesis;
 use floodway_proto::{Sha256, Sid};
+use tokio::time::timeout;
 
 use super::sources::{Capabilities, helpers};
 use super::{GetError, Job};
+
+/// Who sends a genesis with its list of files more slowly is left for another: 16 MiB at 2 Mbit/s.
+const GENESIS_WITHIN: Duration = Duration::from_mins(1);
 
 impl Job {
     /// The content's genesis: as [`Job::genesis`], and one with a list of many files from those who serve it.
@@ -23,17 +29,23 @@ impl Job {
             helpers(info, &link.client, &mut Capabilities::default())
         };
         for helper in served_by {
-            let bytes = match helper.genesis(&self.session).await {
-                Ok(bytes) => bytes,
-                Err(error) => {
+            let bytes = match timeout(GENESIS_WITHIN, helper.genesis(&self.session)).await {
+                Ok(Ok(bytes)) => bytes,
+                Ok(Err(error)) => {
                     tracing::debug!(%error, at = %helper.base, "no genesis");
                     continue;
                 }
+                Err(_) => {
+                    tracing::debug!(at = %helper.base, "no genesis within {GENESIS_WITHIN:?}");
+                    continue;
+                }
             };
-            let genesis = Genesis::decode(&bytes).ok();
-            let Some(genesis) = genesis.filter(|genesis| genesis.sid() == sid) else {
-                tracing::warn!(at = %helper.base, "the genesis that it sent is not that of content {sid}");
-                continue;
+            let genesis = match Genesis::decode_of(sid, &bytes) {
+                Ok(genesis) => genesis,
+                Err(error) => {
+                    tracing::warn!(at = %helper.base, %error, "it sent no genesis of content {sid}");
+                    continue;
+                }
             };
             if let Some(data) = &link.data
                 && let Err(error) = data.save_genesis(&genesis)
@@ -51,8 +63,7 @@ impl Job {
         let orders = self.orders.borrow();
         let told = orders.info.as_ref().filter(|info| info.sid == sid);
         let told = told.and_then(|info| info.manifest.as_ref()?.genesis.as_ref());
-        let told = told.and_then(|bytes| Genesis::decode(&bytes.0).ok());
-        let told = told.filter(|genesis| genesis.sid() == sid);
+        let told = told.and_then(|bytes| Genesis::decode_of(sid, &bytes.0).ok());
         drop(orders);
         told.or_else(|| data?.genesis(sid))
             .map(|genesis| self.of_control(genesis))

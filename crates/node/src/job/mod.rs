@@ -327,8 +327,10 @@ impl Job {
             match self.begin().await? {
                 Start::Torrent(sid) => {
                     if let Some(torrent) = self.torrent(sid).await? {
-                        // It says the v2 torrent's name.
-                        self.get_genesis(sid).await?;
+                        // It says the v2 torrent's name. The bytes are had without it.
+                        if let Err(error) = self.get_genesis(sid).await {
+                            tracing::warn!(%error, "no genesis of a final content");
+                        }
                         return self.by_torrent(&torrent, Some(sid), Vec::new()).await;
                     }
                     // Control took it back, or went away: think again.

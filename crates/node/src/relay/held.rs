@@ -266,7 +266,8 @@ impl Held {
         if self.shows_another_body(error) {
             return End::Failed(self.given_up_by(error));
         }
-        if broke_off(error) {
+        // A folder is read file by file: a later one that cannot be had loses those before it, as a break does.
+        if broke_off(error) || self.content.progress().borrow().have_bytes > 0 {
             return End::BrokeOff(error.to_string());
         }
         End::Again

@@ -10,16 +10,23 @@ use floodway_api::sync::{
     ContentReport, PIECES_PER_SYNC, PieceReport, ProbeReport, RangeLease, RelayFailure, RelayReport,
 };
 use floodway_proto::Sid;
+use floodway_proto::files::FILES_LIMIT;
 
-/// What to report of these relay tasks in one sync: [`PIECES_PER_SYNC`] of all together, since the whole must be no longer than
-/// control takes. What others report waits for what only this relay can say.
+/// What to report of these relay tasks in one sync: [`PIECES_PER_SYNC`] and [`FILES_LIMIT`] files of all together, since the whole must
+/// be no longer than control takes. What others report waits for what only this relay can say.
 pub(super) fn reports<'a>(books: impl Iterator<Item = (&'a str, &'a Pending)>) -> Vec<RelayReport> {
-    let mut room = PIECES_PER_SYNC;
+    let (mut room, mut files) = (PIECES_PER_SYNC, FILES_LIMIT);
     let books: Vec<_> = books
         .map(|(task, book)| (book, book.report(task, &mut room)))
         .collect();
     let reports = books.into_iter().map(|(book, mut report)| {
         report.held = book.told(&book.unconfirmed, &mut room);
+        let found = report.probe.as_ref().map_or(0, |probe| probe.files.len());
+        if found > files {
+            report.probe = None;
+        } else {
+            files -= found;
+        }
         report
     });
     reports.filter(says_something).collect()
@@ -141,9 +148,10 @@ impl Pending {
         told
     }
 
-    /// True when there are pieces to tell of.
+    /// True when there is something to tell that may not have had room in the last sync.
     pub(super) fn has_more(&self) -> bool {
-        !(self.unreported.is_empty() && self.unconfirmed.is_empty() && self.audited.is_empty())
+        let no_pieces = self.unreported.is_empty() && self.unconfirmed.is_empty();
+        !(no_pieces && self.audited.is_empty() && self.probe.is_none())
     }
 
     /// Control has made this durable.
@@ -181,7 +189,7 @@ impl Pending {
 
 #[cfg(test)]
 mod tests {
-    use floodway_api::sync::RelayFailureKind;
+    use floodway_api::sync::{FileProbe, RelayFailureKind};
     use floodway_proto::{Sha1, Sha256};
 
     use super::*;
@@ -301,6 +309,37 @@ mod tests {
         pending.audited(4, None);
         pending.begin(Some(Sid([2; 32])));
         assert_eq!(pending.alone(), None, "of no interest any more");
+    }
+
+    #[test]
+    fn of_two_large_folders_one_is_told_after_the_other() {
+        let file = FileProbe {
+            path: "f".into(),
+            length: 1,
+            etag: String::new(),
+            last_modified: String::new(),
+        };
+        let probe = |files| ProbeReport {
+            length: None,
+            etag: None,
+            last_modified: None,
+            ranges: true,
+            name: "folder".into(),
+            files: vec![file.clone(); files],
+        };
+        let mut books: Vec<_> = (0..2).map(|_| Pending::default()).collect();
+        for book in &mut books {
+            book.begin(None);
+            book.probed(probe(FILES_LIMIT / 2 + 1));
+        }
+        for _ in 0..2 {
+            let told = reports(["a", "b"].into_iter().zip(&books));
+            assert_eq!(told.len(), 1);
+            let at = usize::from(told[0].relay_task == "b");
+            assert!(books[at].has_more());
+            assert!(!books[at].takes(&told[0]));
+        }
+        assert!(reports(["a", "b"].into_iter().zip(&books)).is_empty());
     }
 
     #[test]

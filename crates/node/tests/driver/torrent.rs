@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use floodway_node::{ContentEvent, ContentSpec};
@@ -317,7 +318,13 @@ async fn a_later_run_answers_by_all_names_again() {
         growth: site.control.spec(&site.kit, "x", false, &known).growth,
         ..site.kit.seed(site.kit.path("relay"))
     };
-    again.add(spec).await.unwrap();
+    let content = again.add(spec).await.unwrap();
+    let has_begun = async {
+        while !content.answers_v2() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, has_begun).await.expect("in time");
     let v2 = names.v2.unwrap();
     for name in [names.v1.unwrap(), truncated(v2)] {
         let (mut peer, said) = Raw::meet(again.peer_addr(), name).await;

@@ -134,6 +134,14 @@ fn many_files_are_listed_beside_the_record() {
         assert_eq!(pair(&record, list), Err(GenesisError::OtherList));
     }
     assert_eq!(Genesis::decode(&record), Err(GenesisError::OtherList));
+    // Of another content nothing is looked at, however wrong it is.
+    let (sid, encoded) = (folder.sid(), folder.encode());
+    assert_eq!(Genesis::decode_of(sid, &encoded), Ok(folder.clone()));
+    let other = Item::List(vec![Item::Bytes(b"de"), Item::Bytes(&list)]).encode();
+    for other in [many(3).encode(), other, b"i1e".to_vec()] {
+        let decoded = Genesis::decode_of(sid, &other);
+        assert_eq!(decoded, Err(GenesisError::OtherContent));
+    }
     // One content has one form.
     let few = many(3);
     let (inner, _) = few.parts();

@@ -56,7 +56,12 @@ impl ExtendedHandshake {
 
     /// Takes over what a later handshake of the same peer says; what it leaves out stays.
     pub fn merge(&mut self, later: Self) {
-        self.names.extend(later.names);
+        for (name, id) in later.names {
+            // However many handshakes come, no more is kept than one may say.
+            if self.names.len() < NAMES_LIMIT || self.names.contains_key(&name) {
+                self.names.insert(name, id);
+            }
+        }
         self.client = later.client.or_else(|| self.client.take());
         self.listen_port = later.listen_port.or(self.listen_port);
         self.request_queue = later.request_queue.or(self.request_queue);

@@ -284,6 +284,17 @@ fn a_later_handshake_changes_what_it_names() {
         (known.request_queue, known.listen_port),
         (Some(5), Some(6881))
     );
+    // However often it says so, its list of extensions grows no longer than it may be.
+    for first in [b'a', b'b', b'c'] {
+        let mut names = b"d1:md".to_vec();
+        for number in 10..60 {
+            names.extend(format!("3:{}{number}i9e", char::from(first)).bytes());
+        }
+        names.extend(b"ee");
+        known.merge(ExtendedHandshake::decode(&names).unwrap());
+    }
+    assert_eq!(known.names.len(), 64);
+    assert_eq!(known.id("fw_x"), Some(3));
 }
 
 #[test]
