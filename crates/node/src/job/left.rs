@@ -14,7 +14,8 @@ use floodway_store::{Nodes, OpenError, Predecessor, discard_unfinished, unfinish
 use super::{GetError, Job};
 use crate::Content;
 
-/// Unfinished data on this disk. What nobody has taken over of it is removed with this: a later run could not go on with it.
+/// Unfinished data on this disk. What nobody has taken over of it is removed with this, also when the node is stopped in order before
+/// something takes its place: a later run then fetches it anew, where one after a kill finds it by its journal.
 #[derive(Debug)]
 pub(crate) struct Left {
     path: PathBuf,
