@@ -1,6 +1,9 @@
 //! The delay box: reads packets from a TUN device, keeps each for a while, loses some, and writes the others back.
 //!
-//! For kernels without `netem`. One delay for all packets, so they stay in order; what is lost depends on the seed only.
+//! For kernels without `netem`. One delay for all packets, so they stay in order. What is lost depends on chance only; the
+//! kernel hands over several segments of a connection at once ([`segments`]), of which each is lost or not.
+
+mod segments;
 
 use std::collections::VecDeque;
 use std::ffi::CString;
@@ -31,8 +34,8 @@ pub(crate) struct DelayArgs {
     seed: u64,
 }
 
-/// Longer than any packet of the device.
-const PACKET_MAX: usize = 2048;
+/// Longer than any packet of the device, with the header before it.
+const PACKET_MAX: usize = 65536 + segments::HEADER;
 /// Packets read before the due ones are written again.
 const BATCH: usize = 64;
 
@@ -42,32 +45,28 @@ pub(crate) fn run(args: &DelayArgs) -> Result<()> {
     let keep = Duration::from_secs_f64(args.one_way_ms / 1000.0);
     let mut random = fastrand::Rng::with_seed(args.seed);
     let mut kept: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
-    let mut spare: Vec<Vec<u8>> = Vec::new();
+    let mut packet = vec![0; PACKET_MAX];
+    // A network does not wait for the programs that use it. A user who may not ask for that is not root, and cannot get here.
+    let _ = rustix::process::nice(-20);
     say("ready");
     loop {
         wait(&device, kept.front().map(|(due, _)| *due))?;
         for _ in 0..BATCH {
-            let mut packet = spare.pop().unwrap_or_default();
-            packet.resize(PACKET_MAX, 0);
-            match device.read(&mut packet) {
-                Ok(length) => packet.truncate(length),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    spare.push(packet);
-                    break;
-                }
+            let length = match device.read(&mut packet) {
+                Ok(length) => length,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error).context("the device cannot be read"),
-            }
-            if random.f64() * 100.0 < args.loss_percent {
-                spare.push(packet);
-            } else {
-                kept.push_back((Instant::now() + keep, packet));
-            }
+            };
+            let due = Instant::now() + keep;
+            let left = segments::survivors(&packet[..length], || {
+                random.f64() * 100.0 < args.loss_percent
+            });
+            kept.extend(left.into_iter().map(|packet| (due, packet)));
         }
         let now = Instant::now();
         while let Some((_, packet)) = kept.pop_front_if(|(due, _)| *due <= now) {
             // The kernel refuses what it cannot route, such as to a host whose cable is cut: lost like on any network.
             let _ = device.write(&packet);
-            spare.push(packet);
         }
     }
 }
@@ -93,14 +92,17 @@ struct Request {
     unused: [u8; 22],
 }
 
-/// A TUN device without the four bytes of packet information (see the kernel's tuntap.rst).
-const IFF_TUN_NO_PI: u16 = 0x0001 | 0x1000;
+/// A TUN device without the four bytes of packet information, with a header for large packets (see the kernel's tuntap.rst).
+const IFF_TUN_NO_PI_VNET_HDR: u16 = 0x0001 | 0x1000 | 0x4000;
 const TUNSETIFF: ioctl::Opcode = ioctl::opcode::write::<std::ffi::c_int>(b'T', 202);
+/// Takes packets without checksums (1) and large ones of TCP over IPv4 (2).
+const TUN_F_CSUM_TSO4: usize = 1 | 2;
+const TUNSETOFFLOAD: ioctl::Opcode = ioctl::opcode::write::<std::ffi::c_uint>(b'T', 208);
 
 fn open(name: &str) -> Result<File> {
     let mut request = Request {
         name: [0; 16],
-        flags: IFF_TUN_NO_PI,
+        flags: IFF_TUN_NO_PI_VNET_HDR,
         unused: [0; 22],
     };
     let text = CString::new(name)?;
@@ -123,5 +125,13 @@ fn open(name: &str) -> Result<File> {
     let attached =
         unsafe { ioctl::ioctl(&device, ioctl::Setter::<TUNSETIFF, Request>::new(request)) };
     attached.with_context(|| format!("{name} is no TUN device"))?;
+    #[expect(unsafe_code, reason = "no safe wrapper; TUNSETOFFLOAD takes a number")]
+    let large = unsafe {
+        ioctl::ioctl(
+            &device,
+            ioctl::IntegerSetter::<TUNSETOFFLOAD>::new_usize(TUN_F_CSUM_TSO4),
+        )
+    };
+    large.context("the device takes no large packets")?;
     Ok(device)
 }
