@@ -260,7 +260,8 @@ impl Swarm<'_> {
             },
         };
         if role == Role::Client {
-            command.args(["--seed-time", "1h"]);
+            // As agents do, and all the others: no SHA-256 of the whole beside the hashes of the pieces.
+            command.args(["--seed-time", "1h", "--no-digest"]);
         }
         let own = format!("{}:{PEER_PORT}", network::address(host));
         command.args(["--listen", &own, "--json"]);

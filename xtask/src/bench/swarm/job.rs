@@ -1,7 +1,7 @@
 //! A program in one of the hosts: started, watched, ended.
 
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Read, Seek, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -16,6 +16,11 @@ use crate::bench::measure::{anonymous, describe, stat};
 pub(crate) const STEP: Duration = Duration::from_millis(10);
 /// How long a program may take to end when it is asked to.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// Waits for a line, then becomes the program: what entering a host costs is over before the clock starts.
+const HOLD: &str = "echo held; read -r _; exec \"$@\" </dev/null";
+/// How long a program that is held may take to be ready.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How a program says that it has the whole file.
 #[derive(Clone, Debug)]
@@ -61,15 +66,45 @@ pub(crate) fn in_host(namespace: &str, command: &Command) -> Command {
 
 impl Job {
     /// Starts it; what it prints goes into `log`.
-    pub(crate) fn start(mut command: Command, log: &Path) -> Result<Self> {
+    pub(crate) fn start(command: Command, log: &Path) -> Result<Self> {
         let line = describe(&command);
         let line = line
             .split_once(" exec ")
             .and_then(|(_, rest)| rest.split_once(' '))
             .map_or_else(|| line.clone(), |(_, rest)| rest.to_owned());
+        Self::spawn(command, line, Stdio::null(), log)
+    }
+
+    /// Makes a program ready in a host; it begins with [`Self::release`].
+    pub(crate) fn hold(namespace: &str, command: &Command, log: &Path) -> Result<Self> {
+        let mut held = Command::new("sh");
+        held.args(["-c", HOLD, "sh"])
+            .arg(command.get_program())
+            .args(command.get_args());
+        for (key, value) in command.get_envs() {
+            held.env(key, value.unwrap_or_default());
+        }
+        if let Some(folder) = command.get_current_dir() {
+            held.current_dir(folder);
+        }
+        let line = describe(command);
+        let mut job = Self::spawn(in_host(namespace, &held), line, Stdio::piped(), log)?;
+        job.wait_line("held", PATIENCE)?;
+        Ok(job)
+    }
+
+    /// Lets a program begin that was held.
+    pub(crate) fn release(&mut self) -> Result<()> {
+        match self.child.stdin.take() {
+            Some(mut stdin) => writeln!(stdin).context("it ended while it was held"),
+            None => Ok(()),
+        }
+    }
+
+    fn spawn(mut command: Command, line: String, stdin: Stdio, log: &Path) -> Result<Self> {
         let output = File::create(log)?;
         let child = command
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(output.try_clone()?)
             .stderr(output)
             .spawn()

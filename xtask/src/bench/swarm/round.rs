@@ -47,7 +47,9 @@ struct Runner {
     host: Host,
     plan: Client,
     folder: PathBuf,
-    job: Option<Job>,
+    /// Held until it is to start.
+    job: Job,
+    started: bool,
     signal: Done,
     done: Option<Instant>,
     vanished: bool,
@@ -212,27 +214,30 @@ impl Round<'_> {
     }
 
     fn measure(&self, swarm: &Swarm<'_>, folder: &Path, members: &[Client]) -> Result<Record> {
-        let mut runners: Vec<_> = (1..)
-            .zip(members)
-            .map(|(host, plan)| Runner {
+        let hold = |(host, plan): (Host, &Client)| {
+            let folder = folder.join(format!("client{host}"));
+            fs::create_dir_all(folder.join("data"))?;
+            let program = self.contender.program;
+            let (command, signal) = swarm.command(program, Role::Client, host, &folder)?;
+            let job = Job::hold(&network::name(host), &command, &folder.join("log"))?;
+            Ok(Runner {
                 host,
                 plan: *plan,
-                folder: folder.join(format!("client{host}")),
-                job: None,
-                signal: Done::Exit,
+                folder,
+                job,
+                started: false,
+                signal,
                 done: None,
                 vanished: false,
             })
-            .collect();
-        for runner in &runners {
-            fs::create_dir_all(runner.folder.join("data"))?;
-        }
+        };
+        let mut runners = (1..).zip(members).map(hold).collect::<Result<Vec<_>>>()?;
         let (before, busy_before) = (Network::traffic()?, busy()?);
         let start = Instant::now();
-        self.watch(swarm, &mut runners, start)?;
+        self.watch(&mut runners, start)?;
         let (after, busy_after) = (Network::traffic()?, busy()?);
         let ended = start.elapsed();
-        Job::stop_all(runners.iter_mut().filter_map(|runner| runner.job.as_mut()))?;
+        Job::stop_all(runners.iter_mut().map(|runner| &mut runner.job))?;
         for runner in &runners {
             if runner.done.is_some() && !same(swarm.file, &runner.folder.join("data/file.bin")) {
                 bail!("client {} has another file than the origin", runner.host);
@@ -252,8 +257,8 @@ impl Round<'_> {
             program: self.contender.name(),
             version: self.contender.program.version(self.tools),
             command: runners
-                .iter()
-                .find_map(|runner| Some(runner.job.as_ref()?.line.clone()))
+                .first()
+                .map(|runner| runner.job.line.clone())
                 .unwrap_or_default(),
             scenario: self.scenario.clone(),
             seconds: ended.as_secs_f64(),
@@ -264,7 +269,7 @@ impl Round<'_> {
     }
 
     /// Starts everybody at its time, and returns when all who stay are done or the limit has passed.
-    fn watch(&self, swarm: &Swarm<'_>, runners: &mut [Runner], start: Instant) -> Result<()> {
+    fn watch(&self, runners: &mut [Runner], start: Instant) -> Result<()> {
         let limit = Duration::from_secs_f64(self.scenario.limit_seconds);
         let mut memory_due = Duration::ZERO;
         loop {
@@ -274,9 +279,9 @@ impl Round<'_> {
                 memory_due = now + MEMORY_STEP;
             }
             for runner in &mut *runners {
-                runner.step(swarm, self.contender.program, now)?;
-                if look_at_memory && let Some(job) = &mut runner.job {
-                    job.sample_memory();
+                runner.step(now)?;
+                if look_at_memory {
+                    runner.job.sample_memory();
                 }
             }
             let waits = |runner: &Runner| runner.done.is_none() && runner.plan.vanish.is_none();
@@ -291,17 +296,16 @@ impl Round<'_> {
 
 impl Runner {
     /// Does what is due `now` after the swarm's start.
-    fn step(&mut self, swarm: &Swarm<'_>, program: Program, now: Duration) -> Result<()> {
-        let Some(job) = &mut self.job else {
+    fn step(&mut self, now: Duration) -> Result<()> {
+        let job = &mut self.job;
+        if !self.started {
             if now >= self.plan.start {
-                let (command, signal) =
-                    swarm.command(program, Role::Client, self.host, &self.folder)?;
-                let command = in_host(&network::name(self.host), &command);
-                self.job = Some(Job::start(command, &self.folder.join("log"))?);
-                self.signal = signal;
+                self.started = true;
+                job.release()
+                    .with_context(|| format!("client {}", self.host))?;
             }
             return Ok(());
-        };
+        }
         if self.vanished {
             return Ok(());
         }
@@ -328,13 +332,12 @@ impl Runner {
     }
 
     fn record(&self, start: Instant, traffic: network::Traffic) -> Result<ClientRecord> {
-        let job = self.job.as_ref();
         Ok(ClientRecord {
             start: self.plan.start.as_secs_f64(),
             done: self.done.map(|done| (done - start).as_secs_f64()),
             vanished: self.vanished,
-            cpu_seconds: job.map_or(Ok(0.0), Job::cpu_seconds)?,
-            anon_bytes: job.map_or(0, |job| job.anon_bytes),
+            cpu_seconds: self.job.cpu_seconds()?,
+            anon_bytes: self.job.anon_bytes,
             sent: traffic.sent,
             received: traffic.received,
         })
