@@ -24,6 +24,7 @@ mod batch;
 mod error;
 mod handshake;
 mod outbox;
+mod queueing;
 mod reader;
 mod received;
 mod unsent;

@@ -17,6 +17,8 @@ use crate::plan::Link;
 /// Names one direction of a connection.
 pub(crate) type FlowId = usize;
 
+/// A node is told no more often how long what it sends waits.
+const QUEUEING_EVERY: Duration = Duration::from_millis(100);
 /// How long a retransmission takes beyond a round trip.
 const RETRANSMIT: Duration = Duration::from_millis(20);
 
@@ -87,6 +89,8 @@ pub(crate) struct Host {
     /// When its uplink is looked at next; an earlier look replaces a later one.
     turn_at: Option<Time>,
     down_free_at: Time,
+    /// When its node is told how long what it sends waits.
+    queueing_due: Time,
     /// Payload bytes that left it.
     pub(crate) sent: u64,
 }
@@ -122,6 +126,7 @@ impl Host {
             busy_until: Time::ZERO,
             turn_at: None,
             down_free_at: Time::ZERO,
+            queueing_due: Time::ZERO,
             sent: 0,
         }
     }
@@ -258,6 +263,26 @@ impl Network {
         host.turn_at = Some(host.busy_until);
         host.sending = Some(id);
         host.busy_until
+    }
+
+    /// How long what TCP lets out now waits for this uplink, every [`QUEUEING_EVERY`]: of a connection that loss and delay
+    /// keep slow that is one packet. `bytes` are those of all packets, or of the first.
+    pub(crate) fn queueing(
+        &mut self,
+        host: usize,
+        now: Time,
+        bytes: impl Fn(&Flow, bool) -> u64,
+    ) -> Option<Duration> {
+        let host = &mut self.hosts[host];
+        if now < host.queueing_due {
+            return None;
+        }
+        host.queueing_due = now + QUEUEING_EVERY;
+        let waiting = host.ring.iter().map(|&id| &self.flows[id]);
+        let bytes = waiting
+            .filter(|flow| flow.open && flow.paced_until <= now)
+            .map(|flow| bytes(flow, flow.ceiling.is_none()));
+        Some(time_of(host.link.up, bytes.sum()))
     }
 
     pub(crate) fn pace(&mut self, id: FlowId, until: Time) {

@@ -109,9 +109,21 @@ impl World<'_> {
             self.net.hosts[host].sent += u64::from(self.layout.block_size(block));
             if let FlowKind::Peer { from, from_key, .. } = kind {
                 let peer = from_key;
-                self.input(from, Input::BlockSent { peer, block });
+                let queueing = self.queueing(host);
+                let sent = [Input::BlockSent { peer, block }];
+                self.inputs(from, sent.into_iter().chain(queueing));
             }
         }
+    }
+
+    /// How long what this host sends waits, when it is to hear of it.
+    fn queueing(&mut self, host: usize) -> Option<Input> {
+        let layout = &self.layout;
+        let delay = self.net.queueing(host, self.now, |flow, all| {
+            let packets = flow.queue.iter().take(if all { usize::MAX } else { 1 });
+            packets.map(|packet| packet.bytes(layout)).sum()
+        });
+        delay.map(|delay| Input::Queueing { delay })
     }
 
     /// The flow has something to send.

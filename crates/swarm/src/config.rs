@@ -37,6 +37,8 @@ pub enum Rule {
     DepthByRate,
     /// A complete node hands out each piece once before any twice.
     SpreadFirstCopies,
+    /// Before an uplink that is full little is in hand.
+    LittleInHand,
     /// Peers of other sites are asked only for what this node is to bring to its own.
     OncePerSite,
     /// A piece that has begun is completed before another begins.

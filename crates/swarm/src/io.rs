@@ -123,6 +123,12 @@ pub enum Input {
         /// Which.
         block: BlockId,
     },
+    /// What is sent to a peer waits so long in queues on its way: its round trip less the shortest one (the queueing delay of
+    /// RFC 6817). To be told now and then while blocks are sent, where the system knows.
+    Queueing {
+        /// How long.
+        delay: Duration,
+    },
     /// The peer broke a rule that the engine does not know of: it is dropped for good.
     Banish {
         /// Who.

@@ -94,6 +94,8 @@ pub struct Swarm {
     pub(crate) uploads: BTreeSet<PeerKey>,
     /// Bytes handed to the driver and not yet in sockets, those to stuck peers aside.
     pub(crate) sending: u64,
+    /// How long what we send waits in queues, smoothed.
+    pub(crate) queueing: Duration,
     /// Peers that are no own nodes and have an upload slot.
     pub(crate) slots_taken: BTreeSet<PeerKey>,
     /// Whose piece is being sent.
@@ -215,6 +217,7 @@ impl Swarm {
             useful_since: Time::ZERO,
             uploads: BTreeSet::new(),
             sending: 0,
+            queueing: Duration::ZERO,
             slots_taken: BTreeSet::new(),
             upload_turn: None,
             spread: Spread::default(),
@@ -283,6 +286,7 @@ impl Swarm {
             Input::PeerMessage { peer, message } => self.peer_message(peer, message),
             Input::Block { from, block, buf } => self.block_in(from, block, buf),
             Input::BlockSent { peer, block } => self.block_sent(peer, block),
+            Input::Queueing { delay } => self.uplink_queues(delay),
             Input::Banish { peer } => {
                 self.hang_up(
                     peer,

@@ -1,7 +1,7 @@
 //! Serving peers: whom, and how much at a time.
 
 use std::collections::BTreeSet;
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 use std::time::Duration;
 
 use floodway_proto::wire::{Message, Request};
@@ -20,11 +20,13 @@ const OPTIMISTIC_FOR: Duration = Duration::from_secs(15);
 /// What the driver has in hand and not yet put into sockets: a tenth of a second at the present rate, so that what
 /// is decided next is not far behind what was decided before.
 const AHEAD: Duration = Duration::from_millis(100);
-/// But up to so many bytes two tenths: where loss and distance, not the link, keep each connection slow, a few that are
-/// waited for would keep all the others idle.
-const AHEAD_DOUBLE: u64 = 512 * 1024;
 /// And never less than this, in bytes.
-const AHEAD_MIN: u64 = 256 * 1024;
+const AHEAD_MIN: u64 = 64 * 1024;
+/// Our link is full when what we send waits so long in queues.
+const FULL: Duration = Duration::from_millis(30);
+/// Where loss and distance, not our link, keep each connection slow, a few that are waited for would keep all the others
+/// idle, and the rate would be low for that: until the link is full twice as much is in hand, within these bounds in bytes.
+const AHEAD_DOUBLE: RangeInclusive<u64> = 256 * 1024..=512 * 1024;
 /// Of so many peers whose turn is next, the one furthest from done is served.
 const TURNS_COMPARED: usize = 5;
 /// A peer whose socket has taken nothing for so long is stuck.
@@ -118,8 +120,7 @@ impl Swarm {
     /// Hands the driver as many blocks as it should have ready for the sockets, piece by piece: a piece that arrives
     /// whole can be passed on, many that arrive together cannot.
     pub(crate) fn fill_uploads(&mut self) {
-        let ahead = self.rates.up.rate(self.now).over(AHEAD).0;
-        let budget = ahead.max((ahead * 2).clamp(AHEAD_MIN, AHEAD_DOUBLE));
+        let budget = self.in_hand_max();
         while self.sending < budget && self.up.ready(self.now) {
             let Some(key) = self.next_upload() else {
                 return;
@@ -149,6 +150,21 @@ impl Swarm {
                 zeros,
             });
         }
+    }
+
+    /// So many bytes may be in hand.
+    fn in_hand_max(&self) -> u64 {
+        let ahead = self.rates.up.rate(self.now).over(AHEAD).0;
+        if self.queueing >= FULL && self.follows(Rule::LittleInHand) {
+            ahead.max(AHEAD_MIN)
+        } else {
+            let (least, most) = AHEAD_DOUBLE.into_inner();
+            ahead.max((ahead * 2).clamp(least, most))
+        }
+    }
+
+    pub(crate) fn uplink_queues(&mut self, delay: Duration) {
+        self.queueing = (self.queueing * 7 + delay) / 8;
     }
 
     /// Whose block goes next: the piece under way is finished first, then the next peer has its turn.

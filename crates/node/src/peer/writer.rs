@@ -19,6 +19,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::batch::{Batch, Ids};
 use super::outbox::Outbox;
+use super::queueing::Queueing;
 use super::unsent::Unsent;
 use super::{CLAIMS_ID, Connection, IS_RELAY, KNOWS_FINAL, MANIFEST_ID, METADATA_ID, PeerError};
 use crate::content::{Item, Packet, PeerOut, Shared};
@@ -57,6 +58,7 @@ impl Connection {
             outbox.push(PeerOut::Message(Message::Extended { id: 0, payload }));
         }
         let mut unsent = Unsent::new(stream.as_ref());
+        let mut queueing = Queueing::new();
         let mut loading = None;
         loop {
             if loading.is_none() {
@@ -79,8 +81,9 @@ impl Connection {
             let length = messages.length() + answers.length();
             unsent.took(stream.as_ref(), length);
             self.session.up().charge(length);
-            self.sent(messages).await?;
-            self.sent(answers).await?;
+            self.sent(messages, None).await?;
+            let delay = queueing.delay(stream.as_ref());
+            self.sent(answers, delay).await?;
         }
     }
 
@@ -138,7 +141,8 @@ impl Connection {
         bytes.clamp(1, BATCH_BYTES)
     }
 
-    async fn sent(&self, batch: Batch) -> Result<(), PeerError> {
+    /// Tells the engine which blocks were sent, and the delay of what is sent if it is known anew.
+    async fn sent(&self, batch: Batch, delay: Option<Duration>) -> Result<(), PeerError> {
         if batch.answers() > 0 {
             self.unanswered
                 .send_modify(|unanswered| *unanswered = unanswered.saturating_sub(batch.answers()));
@@ -152,9 +156,9 @@ impl Connection {
             .add(batch.data_length() as u64);
         let peer = self.key;
         let sent = batch.blocks().iter();
-        let items = sent
-            .map(|&block| Item::Input(Input::BlockSent { peer, block }))
-            .collect();
+        let sent = sent.map(|&block| Input::BlockSent { peer, block });
+        let delay = delay.map(|delay| Input::Queueing { delay });
+        let items = sent.chain(delay).map(Item::Input).collect();
         self.session.send_pool().give(batch.into_buffer());
         let packet = Packet::Items {
             from: Sender::Peer(peer),

@@ -50,6 +50,12 @@ const RULES: &[Row] = &[
         Report::source_copies,
         1.3,
     ),
+    row(
+        Rule::LittleInHand,
+        a_fast_uplink_among_slow_ones,
+        makespan,
+        1.05,
+    ),
     row(Rule::OncePerSite, three_sites, most_copies_into_a_site, 1.5),
     row(Rule::WholePieces, several_seeds, first_piece, 1.3),
     row(Rule::TitForTat, free_riders, givers_over_takers, 1.1),
@@ -182,6 +188,18 @@ fn what_nobody_brings_to_a_site_comes_all_the_same() {
 fn a_slow_relay() -> Plan {
     let mut plan = plan(seed_and(8, LINK));
     plan.nodes[0].link.up = ByteRate(2_500_000);
+    plan
+}
+
+/// Rule 8, first half. All depends on what the fast one has to give, and that is what the slow ones pass on to it at once.
+fn a_fast_uplink_among_slow_ones() -> Plan {
+    let mut plan = plan(seed_and(13, LINK));
+    plan.servers.clear();
+    for node in &mut plan.nodes[1..13] {
+        node.link.up = ByteRate(250_000);
+    }
+    plan.nodes[0].link.up = ByteRate(1_000_000);
+    plan.nodes[13].link.up = ByteRate(12_500_000);
     plan
 }
 

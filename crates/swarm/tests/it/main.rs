@@ -10,6 +10,7 @@ mod ended;
 mod growing;
 mod requests;
 mod sites;
+mod uploads;
 
 /// A peer that connected to us from `10.0.0.NAME`. It knows BEP 6, and its key and its name are this number too.
 fn peer_up(name: u8) -> Input {

@@ -1,0 +1,63 @@
+//! What is in hand: asked of the driver, and not yet in a socket.
+
+use std::time::Duration;
+
+use floodway_proto::wire::{Message, Request};
+use floodway_proto::{Layout, PeerName, Time};
+use floodway_swarm::{Config, Input, Output, PeerKey, Start, Swarm};
+
+use crate::peer_up;
+
+const BLOCK: u32 = 16 * 1024;
+const BLOCKS: u32 = 64;
+const PEER: PeerKey = PeerKey(1);
+
+/// How many blocks are sent when the peer asks for all at once, and what was sent before waited so long.
+fn in_hand(queueing: Duration) -> u32 {
+    let layout = Layout::new(Some((BLOCK * BLOCKS).into()), BLOCK * BLOCKS).unwrap();
+    let config = Config::new(PeerName([5; 20]));
+    let mut start = Start::empty(1);
+    start.have.set(0);
+    let mut swarm = Swarm::new(config, layout, start, 1);
+    let now = Time::from_millis(1000);
+    let mut feed = |input| swarm.handle_input(now, input);
+    feed(peer_up(1));
+    for message in [Message::HaveNone, Message::Interested] {
+        feed(Input::PeerMessage {
+            peer: PEER,
+            message,
+        });
+    }
+    for _ in 0..30 {
+        feed(Input::Queueing { delay: queueing });
+    }
+    for index in 0..BLOCKS {
+        let request = Request {
+            piece: 0,
+            begin: index * BLOCK,
+            length: BLOCK,
+        };
+        feed(Input::PeerMessage {
+            peer: PEER,
+            message: Message::Request(request),
+        });
+    }
+    let mut blocks = 0;
+    loop {
+        match swarm.poll_output() {
+            Output::WakeAt(_) => return blocks,
+            Output::SendBlock { .. } => blocks += 1,
+            _ => {}
+        }
+    }
+}
+
+#[test]
+fn little_is_in_hand_before_a_full_uplink() {
+    assert_eq!(
+        in_hand(Duration::ZERO) * BLOCK,
+        256 * 1024,
+        "it is not full"
+    );
+    assert_eq!(in_hand(Duration::from_millis(100)) * BLOCK, 64 * 1024);
+}
