@@ -65,7 +65,11 @@ pub(super) async fn run(
     });
     let mut syncer = Syncer::new(client);
     syncer.changed();
-    let subject = Subject { url, sid };
+    let subject = Subject {
+        url,
+        sid,
+        is_peer: !spec.no_p2p,
+    };
     let talk = Talk {
         syncer,
         subject,
@@ -128,6 +132,8 @@ async fn enrol(
 struct Subject {
     url: Option<SourceUrl>,
     sid: Option<Sid>,
+    /// Others may dial us.
+    is_peer: bool,
 }
 
 struct Talk {
@@ -249,7 +255,7 @@ fn request(
         ..ContentReport::nothing(sid)
     };
     SyncRequest {
-        peer: Some(session.peer_addr()),
+        peer: subject.is_peer.then(|| session.peer_addr()),
         contents: status
             .content_report()
             .or_else(|| orders.sid.map(wanted))
@@ -347,6 +353,7 @@ mod tests {
         Subject {
             url: Some("http://h/f".parse().unwrap()),
             sid: None,
+            is_peer: true,
         }
     }
 
@@ -388,6 +395,7 @@ mod tests {
         let by_sid = Subject {
             url: None,
             sid: Some(SID),
+            is_peer: true,
         };
         assert_eq!(
             asks(&by_sid, &orders, &Status::default(), true),
@@ -438,5 +446,21 @@ mod tests {
         };
         assert_eq!(apply(&mut orders, &subject(), reply), None);
         assert_eq!(orders.refusal.unwrap().message, "url: http://h/f: no");
+    }
+
+    /// Else control would send others to it, and have it bring to its site what it reads over HTTP only.
+    #[tokio::test]
+    async fn who_takes_no_part_in_the_swarm_says_no_address() {
+        let config = crate::SessionConfig::new("127.0.0.1:0".parse().unwrap(), random_node());
+        let session = Session::start(config).await.unwrap();
+        for is_peer in [true, false] {
+            let subject = Subject {
+                is_peer,
+                ..subject()
+            };
+            let (orders, status) = (Orders::default(), Status::default());
+            let request = request(&subject, &orders, &status, &session, true);
+            assert_eq!(request.peer.is_some(), is_peer);
+        }
     }
 }
