@@ -9,7 +9,7 @@
 use std::net::SocketAddr;
 
 use floodway_proto::record::Head;
-use floodway_proto::{InfoHash, NodeId, Sha1, Sha256, Sid};
+use floodway_proto::{InfoHash, NodeId, Sha1, Sha256, Sid, Site};
 use serde::{Deserialize, Serialize};
 
 use crate::HexBytes;
@@ -298,7 +298,7 @@ pub struct ContentInfo {
     pub sid: Sid,
     /// Its torrent can be fetched.
     pub is_final: bool,
-    /// Other nodes to dial.
+    /// Other nodes to dial; those that matter most first.
     pub peers: Vec<PeerInfo>,
     /// Relays that serve it over HTTP.
     pub relays: Vec<RelaySource>,
@@ -308,6 +308,11 @@ pub struct ContentInfo {
     /// control signed records.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub manifest: Option<ManifestInfo>,
+    /// Where the node stands, and which parts of the content it is to bring there from other sites; agents without a `site` label
+    /// are told nothing. Absent where sites play no role: then any peer may be asked for anything, also by who was told of a
+    /// site before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<Site>,
 }
 
 /// A node to dial.
@@ -457,4 +462,48 @@ pub enum OfflineOrigin {
 pub struct Policy {
     /// Who may touch the origin while control is away.
     pub offline_origin: OfflineOrigin,
+}
+
+#[cfg(test)]
+mod tests {
+    use floodway_proto::PARTS;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn content(site: &Value) -> Result<ContentInfo, serde_json::Error> {
+        let mut content = json!({
+            "sid": "00".repeat(32),
+            "is_final": false,
+            "peers": [],
+            "relays": [],
+            "relay_live": true,
+        });
+        if !site.is_null() {
+            content["site"] = site.clone();
+        }
+        serde_json::from_value(content)
+    }
+
+    #[test]
+    fn a_site_that_makes_no_sense_is_refused_by_the_name_of_its_field() {
+        assert_eq!(content(&Value::Null).unwrap().site, None);
+        for (first, end) in [(0, PARTS), (3, 4), (7, 7)] {
+            let site = json!({ "tag": 5, "first": first, "end": end });
+            let tag = 5;
+            let expected = Site { tag, first, end };
+            assert_eq!(content(&site).unwrap().site, Some(expected));
+        }
+        for (tag, first, end, field) in [
+            (1_u64 << 63, 0, 1, "`site.tag`"),
+            (1, 4, 3, "`site.first`"),
+            (1, 300, 3, "`site.first`"),
+            (1, 0, 17, "`site.end`"),
+            (1, 0, 1_000_000_000, "`site.end`"),
+        ] {
+            let error = content(&json!({ "tag": tag, "first": first, "end": end }));
+            let error = error.unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+    }
 }

@@ -16,6 +16,7 @@ mod metrics;
 mod secrets;
 mod server;
 mod settings;
+mod sites;
 mod swarm_state;
 mod tasks;
 

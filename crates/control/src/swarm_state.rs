@@ -3,13 +3,20 @@
 //! A content has one set of peers under all its names. Own nodes are known by their id, stock clients by their
 //! address; only own nodes that know the content's final names are given to stock clients.
 
-use std::collections::{BTreeMap, HashMap};
+mod choice;
+mod parts;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use floodway_api::sync::PeerInfo;
 use floodway_proto::{InfoHash, NodeId, Sid, Time};
+
+use crate::sites::Deal;
+
+pub(crate) use choice::Asker;
 
 /// A peer by what it stays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,12 +26,24 @@ pub(crate) enum PeerKey {
     Stock(SocketAddr, InfoHash),
 }
 
+/// What a peer may be asked to bring to its site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Brings {
+    /// All: it is a relay that has the content, or goes on with it.
+    All,
+    /// The parts that it is dealt: it is an agent.
+    Parts,
+    /// Nothing: it is a relay that does not go on, or a stock client.
+    Nothing,
+}
+
 /// A peer of one content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Peer {
     pub(crate) addr: SocketAddr,
     /// The node's `site` label; empty if none, and for stock clients.
     pub(crate) site: String,
+    pub(crate) brings: Brings,
     pub(crate) complete: bool,
     /// Stock clients may be sent to it.
     pub(crate) final_ok: bool,
@@ -55,6 +74,13 @@ struct Swarm {
     peers: HashMap<PeerKey, Peer>,
     shuffled: BTreeMap<u64, PeerKey>,
     by_site: BTreeMap<(String, u64), PeerKey>,
+    /// The relays that bring all to where they stand.
+    relays: BTreeSet<NodeId>,
+    /// Which agents bring what to each site.
+    deals: BTreeMap<String, Deal>,
+    /// Sites to which parts are to be dealt anew; and when that was done last.
+    undealt: BTreeSet<String>,
+    dealt_at: Option<Time>,
     /// How many of them have everything.
     complete: u32,
     /// Rises when there are new peers to tell of.
@@ -102,6 +128,7 @@ impl Swarms {
     pub(crate) fn put(&mut self, sid: Sid, key: PeerKey, peer: Peer) {
         let place = self.hash.hash_one(key);
         let swarm = self.by_sid.entry(sid).or_default();
+        swarm.note_bringer(key, Some(&peer));
         let old = swarm.peers.get(&key);
         let moved = old.is_none_or(|old| old.addr != peer.addr);
         if let Some(old) = old.filter(|old| old.site != peer.site) {
@@ -121,6 +148,7 @@ impl Swarms {
     pub(crate) fn remove(&mut self, sid: Sid, key: PeerKey) {
         let place = self.hash.hash_one(key);
         if let Some(swarm) = self.by_sid.get_mut(&sid) {
+            swarm.note_bringer(key, None);
             if let Some(peer) = swarm.peers.remove(&key) {
                 swarm.complete -= u32::from(peer.complete);
                 swarm.shuffled.remove(&place);
@@ -158,8 +186,7 @@ impl Swarms {
     pub(crate) fn take_news(&mut self, now: Time, pace: Duration) -> Vec<Sid> {
         let mut told = Vec::new();
         for (sid, swarm) in self.by_sid.iter_mut().filter(|(_, swarm)| swarm.untold) {
-            let peers = u32::try_from(swarm.peers.len()).unwrap_or(u32::MAX);
-            let pace = pace.max(Duration::from_micros(100).saturating_mul(peers));
+            let pace = swarm.pace(pace);
             if swarm.news == 0 || now.since(swarm.news_at) >= pace {
                 swarm.news += 1;
                 swarm.news_at = now;
@@ -187,45 +214,6 @@ impl Swarms {
             PeerKey::Stock(..) => None,
         })
         .collect()
-    }
-
-    /// Peers for an own node: about half of its own site, the rest from everywhere. A node that has everything gets only
-    /// those that do not.
-    pub(crate) fn for_node(
-        &self,
-        sid: Sid,
-        node: NodeId,
-        site: &str,
-        complete: bool,
-        rng: &mut fastrand::Rng,
-    ) -> Vec<PeerInfo> {
-        let Some(swarm) = self.by_sid.get(&sid) else {
-            return Vec::new();
-        };
-        let me = PeerKey::Own(node);
-        let fits = |key: &PeerKey| *key != me && !(complete && swarm.peers[key].complete);
-        let mut chosen = Vec::new();
-        if !site.is_empty() {
-            let from = (site.to_owned(), rng.u64(..));
-            let (first, end) = ((site.to_owned(), 0), (site.to_owned(), u64::MAX));
-            let after = swarm.by_site.range(from.clone()..=end);
-            let near = after.chain(swarm.by_site.range(first..from));
-            let near = near.map(|(_, key)| *key).take(LOOKED_AT_MAX).filter(fits);
-            chosen.extend(near.take(self.peers_max.div_ceil(2)));
-        }
-        let rest = swarm.around(rng.u64(..)).take(LOOKED_AT_MAX).filter(fits);
-        for key in rest {
-            if chosen.len() >= self.peers_max {
-                break;
-            }
-            if !chosen.contains(&key) {
-                chosen.push(key);
-            }
-        }
-        chosen
-            .iter()
-            .map(|key| swarm.peers[key].info(*key))
-            .collect()
     }
 
     /// One peer of a content, for an own node.
@@ -296,6 +284,12 @@ impl Peer {
 }
 
 impl Swarm {
+    /// How often something is to be told to all, if no more often than `least`.
+    fn pace(&self, least: Duration) -> Duration {
+        let peers = u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
+        least.max(Duration::from_micros(100).saturating_mul(peers))
+    }
+
     /// All peers, beginning at a place and going around.
     fn around(&self, place: u64) -> impl Iterator<Item = PeerKey> + '_ {
         let after = self.shuffled.range(place..);
@@ -303,140 +297,15 @@ impl Swarm {
             .chain(self.shuffled.range(..place))
             .map(|(_, key)| *key)
     }
+
+    /// The peers at one site, likewise.
+    fn around_at(&self, site: &str, place: u64) -> impl Iterator<Item = PeerKey> + '_ {
+        let at = |place| (site.to_owned(), place);
+        let after = self.by_site.range(at(place)..=at(u64::MAX));
+        let before = self.by_site.range(at(0)..at(place));
+        after.chain(before).map(|(_, key)| *key)
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SID: Sid = Sid([5; 32]);
-
-    fn node(index: u8) -> NodeId {
-        NodeId([index; 16])
-    }
-
-    fn peer(index: u8, site: &str) -> Peer {
-        Peer {
-            addr: SocketAddr::from(([10, 0, 0, index], 6881)),
-            site: site.into(),
-            complete: index.is_multiple_of(2),
-            final_ok: index < 10,
-            v2_ok: index < 5,
-            streaming: false,
-            expires: None,
-        }
-    }
-
-    fn swarm_of(count: u8) -> Swarms {
-        let mut swarms = Swarms::new(50);
-        for index in 0..count {
-            let site = if index < 40 { "berlin" } else { "oslo" };
-            swarms.put(SID, PeerKey::Own(node(index)), peer(index, site));
-        }
-        swarms
-    }
-
-    #[test]
-    fn half_of_the_peers_are_of_the_same_site_and_nobody_gets_itself() {
-        let (swarms, mut rng) = (swarm_of(200), fastrand::Rng::with_seed(7));
-        let peers = swarms.for_node(SID, node(3), "berlin", false, &mut rng);
-        assert_eq!(peers.len(), 50);
-        let near = peers
-            .iter()
-            .filter(|peer| peer.node.unwrap().0[0] < 40)
-            .count();
-        assert!((25..=39).contains(&near), "{near} of berlin");
-        assert!(peers.iter().all(|peer| peer.node != Some(node(3))));
-        let distinct: std::collections::HashSet<_> = peers.iter().map(|peer| peer.addr).collect();
-        assert_eq!(distinct.len(), 50);
-        let seeds_own = swarms.for_node(SID, node(2), "", true, &mut rng);
-        assert!(
-            seeds_own
-                .iter()
-                .all(|peer| peer.node.unwrap().0[0] % 2 == 1),
-            "a seed gets no seeds"
-        );
-    }
-
-    #[test]
-    fn different_nodes_get_different_peers() {
-        let (swarms, mut rng) = (swarm_of(200), fastrand::Rng::with_seed(7));
-        let mut seen = std::collections::HashSet::new();
-        for _ in 0..40 {
-            let peers = swarms.for_node(SID, node(199), "", false, &mut rng);
-            seen.extend(peers.iter().map(|peer| peer.addr));
-        }
-        assert!(seen.len() > 190, "{} of 199 were ever told", seen.len());
-    }
-
-    #[test]
-    fn stock_clients_get_only_peers_that_know_the_final_names() {
-        let (mut swarms, mut rng) = (swarm_of(20), fastrand::Rng::with_seed(7));
-        let stock = SocketAddr::from(([10, 9, 9, 9], 51413));
-        let entry = Peer {
-            addr: stock,
-            expires: Some(Time::from_millis(90_000)),
-            ..peer(1, "")
-        };
-        let (v1, v2) = (InfoHash([1; 20]), InfoHash([2; 20]));
-        swarms.put(SID, PeerKey::Stock(stock, v1), entry);
-        let asks = |name| Asking {
-            addr: SocketAddr::from(([10, 9, 9, 8], 1)),
-            name,
-            is_v2: false,
-            is_seed: false,
-        };
-        let mut told = |asking| swarms.for_stock(SID, asking, 100, &mut rng).len();
-        assert_eq!(told(asks(v1)), 11);
-        assert_eq!(told(asks(v2)), 10, "not under its name");
-        let is_v2 = true;
-        let asks_v2 = Asking { is_v2, ..asks(v2) };
-        assert_eq!(told(asks_v2), 5, "others do not answer by that name");
-        let (addr, is_seed) = (stock, true);
-        let stock_v1 = Asking { addr, ..asks(v1) };
-        assert_eq!(told(stock_v1), 10, "nobody gets itself");
-        let seed = Asking {
-            is_seed,
-            ..stock_v1
-        };
-        assert_eq!(told(seed), 5, "a seed gets no seeds");
-        assert_eq!(swarms.for_stock(SID, stock_v1, 3, &mut rng).len(), 3);
-        let own = swarms.for_node(SID, node(1), "", false, &mut rng);
-        assert!(
-            own.iter()
-                .any(|peer| peer.node.is_none() && peer.addr == stock)
-        );
-        swarms.expire(Time::from_millis(89_999));
-        assert_eq!(swarms.totals(), (20, 1));
-        swarms.expire(Time::from_millis(90_000));
-        assert_eq!(swarms.totals(), (20, 0));
-    }
-
-    #[test]
-    fn news_are_told_at_once_and_then_at_a_pace() {
-        let (mut swarms, pace) = (swarm_of(1), Duration::from_millis(250));
-        let at = Time::from_millis;
-        assert_eq!(swarms.take_news(at(1000), pace), [SID]);
-        assert_eq!(swarms.take_news(at(1001), pace), []);
-        swarms.put(SID, PeerKey::Own(node(9)), peer(9, ""));
-        assert_eq!(swarms.take_news(at(1100), pace), []);
-        assert_eq!(swarms.take_news(at(1250), pace), [SID]);
-        swarms.put(SID, PeerKey::Own(node(9)), peer(9, ""));
-        assert_eq!(
-            swarms.take_news(at(2000), pace),
-            [],
-            "an old peer is no news"
-        );
-        assert_eq!(swarms.news(SID), 2);
-    }
-
-    #[test]
-    fn an_emptied_swarm_is_gone() {
-        let mut swarms = swarm_of(2);
-        swarms.remove(SID, PeerKey::Own(node(0)));
-        swarms.remove(SID, PeerKey::Own(node(1)));
-        swarms.remove(SID, PeerKey::Own(node(1)));
-        assert_eq!(swarms.counts(SID), SwarmCounts::default());
-        assert!(swarms.by_sid.is_empty());
-    }
-}
+mod tests;

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use bytes::Bytes;
 use floodway_proto::record::{Head, Signed};
 use floodway_proto::wire::Limits as WireLimits;
-use floodway_proto::{Bitfield, InfoHash, Layout, PieceIndex, Sid};
+use floodway_proto::{Bitfield, InfoHash, Layout, PieceIndex, Sid, Site};
 use floodway_store::Store;
 use floodway_swarm::{Counters, Limits};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,6 +25,7 @@ mod help;
 mod packet;
 mod park;
 mod shares;
+mod site;
 mod sources;
 mod spec;
 
@@ -116,6 +117,7 @@ pub(crate) enum Command {
     AddPeers(Vec<PeerAt>),
     SetSources(Vec<HttpSource>),
     SetLeases(Vec<Range<u32>>),
+    SetSite(Option<Site>),
     Records(Vec<Signed>),
     SetHelpers(Vec<Helper>, Head),
     /// Looks at what is known of a growing content.
@@ -343,6 +345,11 @@ impl Content {
     /// This node is to fetch these pieces from its origin for everybody: the whole list.
     pub fn set_leases(&self, leases: Vec<Range<u32>>) {
         self.command(Command::SetLeases(leases));
+    }
+
+    /// Where this node stands, and what it is to bring there from other sites; `None` where sites play no role.
+    pub fn set_site(&self, site: Option<Site>) {
+        self.command(Command::SetSite(site));
     }
 
     /// Peers may ask for it by this name too.

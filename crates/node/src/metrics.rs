@@ -39,6 +39,8 @@ pub struct Metrics {
     pub peer_sent: Count,
     /// Block bytes received from peers, of use or not.
     pub peer_received: Count,
+    /// Of these, bytes from peers that are not known to stand at this node's site, as long as it is told one.
+    pub(crate) peer_elsewhere: Count,
     /// Connected peers.
     pub(crate) peers: Count,
     /// Contents fetched or served.
@@ -66,6 +68,7 @@ impl Metrics {
             relay_http_sent: Count::default(),
             peer_sent: Count::default(),
             peer_received: Count::default(),
+            peer_elsewhere: Count::default(),
             peers: Count::default(),
             contents: Count::default(),
             peers_banned: Count::default(),
@@ -122,6 +125,11 @@ impl Metrics {
                 "peer_received_bytes_total",
                 "Block bytes received from peers.",
                 self.peer_received.get(),
+            ),
+            (
+                "peer_elsewhere_received_bytes_total",
+                "Of these, bytes from peers outside of the site where control says that this node stands.",
+                self.peer_elsewhere.get(),
             ),
             (
                 "peers_banned_total",

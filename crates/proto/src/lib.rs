@@ -36,6 +36,6 @@ pub use layout::{
     PieceIndex,
 };
 pub use name::{NameError, SafeName};
-pub use site::{PARTS, Site, part_of};
+pub use site::{PARTS, Site, SiteError, part_of};
 pub use time::Time;
 pub use units::{ByteCount, ByteRate, Span};

@@ -1,7 +1,7 @@
 //! Each piece comes to a site once, and spreads there.
 //!
-//! The pieces are divided among a few nodes of each site ([`Site`]). That is control's to do: so far only that of the simulator does
-//! it, and to real nodes nobody tells a site, so that there this module changes nothing. A node asks peers of other sites only for
+//! The pieces are divided among a few nodes of each site ([`Site`]). That is control's to do, as soon as it knows nodes of two sites;
+//! before that it tells nobody a site, and this module changes nothing. A node asks peers of other sites only for
 //! pieces of its own parts, and only until a peer of its own site has them; all else it has from there. A part of which nothing
 //! more comes, because who should bring it is gone or slow, any node brings that sees it at another site, after a time of
 //! chance: whoever is first saves the others the trouble. Who hands out first copies deals them by parts (`spread`), and peers of other sites

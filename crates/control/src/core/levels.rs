@@ -117,7 +117,12 @@ impl Core {
     fn takes_in(&self, relay: NodeId, sid: Sid) -> bool {
         let content = self.model.contents.get(&sid);
         let works = content.is_some_and(|row| !self.has_failed(relay, &row.relay_task));
-        works && !self.is_paused(relay, sid) && !self.upstreams(self.feeds_from(relay)).is_empty()
+        works && !self.is_paused(relay, sid) && self.is_fed(relay)
+    }
+
+    /// Whether a relay gets bytes from somewhere: from an origin, or from an upstream that is live.
+    pub(super) fn is_fed(&self, relay: NodeId) -> bool {
+        !self.feeds(relay) || !self.upstreams(self.feeds_from(relay)).is_empty()
     }
 
     /// The peers that a relay that feeds from others is to dial: these, and who is at its own site. Others dial it.
@@ -136,13 +141,5 @@ impl Core {
         let fed = upstreams.iter().map(|node| PeerKey::Own(*node));
         let fed = fed.filter_map(|key| self.swarms.peer(sid, key));
         fed.chain(peers.into_iter().filter(at_own_site)).collect()
-    }
-
-    /// The node's `site` label; empty if it has none.
-    pub(super) fn site_of(&self, node: NodeId) -> &str {
-        let labels = self.model.nodes.get(&node).map(|row| &row.labels);
-        labels
-            .and_then(|labels| labels.get("site"))
-            .map_or("", String::as_str)
     }
 }

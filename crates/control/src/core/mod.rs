@@ -17,6 +17,7 @@ mod levels;
 mod manifest;
 mod relay;
 mod reply;
+mod sites;
 mod sync;
 mod ticks;
 mod tracker;
@@ -110,6 +111,8 @@ pub(crate) struct Core {
     live: HashMap<NodeId, LiveNode>,
     awaited: Awaited,
     swarms: Swarms,
+    /// Nodes of several sites were enrolled when parts were dealt last.
+    had_sites: bool,
     /// The contents whose records are not at their end.
     growing: BTreeMap<Sid, Growing>,
     /// When the lease of this number ends, of those that are held.
@@ -148,6 +151,7 @@ impl Core {
             live: HashMap::new(),
             awaited,
             swarms: Swarms::new(peers_max),
+            had_sites: false,
             growing: BTreeMap::new(),
             held: HashMap::new(),
             unaudited: BTreeMap::new(),

@@ -20,6 +20,7 @@ use url::Url;
 use super::Core;
 use crate::db::{ContentRow, ContentState, RelayState, RelayTaskRow};
 use crate::error::ApiError;
+use crate::swarm_state::Asker;
 use crate::tasks::folder::is_folder;
 
 /// Life of the capabilities in an answer: longer than any interval between syncs.
@@ -321,16 +322,22 @@ impl Core {
                 relays: Vec::new(),
                 relay_live: self.may_be_relayed(&task.id),
                 manifest: Some(manifest),
+                site: None,
             });
         }
         let is_final = row.state == ContentState::Final;
         let relay_live = self.may_be_relayed(&task.id);
         let relays = self.relay_sources(node, sid);
-        let site = self.site_of(node).to_owned();
-        let complete = self.has_complete(node, sid);
-        let mut peers = self
-            .swarms
-            .for_node(sid, node, &site, complete, &mut self.rng);
+        let site = self.stand(node, sid);
+        let mut rng = self.rng.fork();
+        let asker = Asker {
+            node,
+            site: self.site_of(node),
+            is_relay: self.role_of(node) == Some(Role::Relay),
+            complete: self.has_complete(node, sid),
+            brings: site.map(|site| site.first..site.end),
+        };
+        let mut peers = self.swarms.for_node(sid, &asker, &mut rng);
         if self.feeds(node) {
             peers = self.peers_of_level(node, sid, peers);
         }
@@ -341,6 +348,7 @@ impl Core {
             relays,
             relay_live,
             manifest,
+            site,
         })
     }
 

@@ -317,7 +317,8 @@ impl Core {
     /// Brings the swarms up to date with what the node says that it holds.
     fn note_contents(&mut self, row: &NodeRow, request: SyncRequest) {
         let node = row.id;
-        let site = row.labels.get("site").cloned().unwrap_or_default();
+        let reports = request.contents.iter();
+        let brings: Vec<_> = reports.map(|report| self.brings(row, report)).collect();
         let Some(live) = self.live.get_mut(&node) else {
             return;
         };
@@ -325,7 +326,7 @@ impl Core {
         let (said, peer) = (&live.said, live.peer);
         let mut in_swarm = HashSet::new();
         let mut woken: Vec<Sid> = Vec::new();
-        for report in &said.contents {
+        for (report, brings) in said.contents.iter().zip(brings) {
             let content = self.model.contents.get(&report.sid);
             if content.is_none_or(|content| content.state == ContentState::Superseded) {
                 continue;
@@ -344,7 +345,8 @@ impl Core {
                 in_swarm.insert(report.sid);
                 let peer = Peer {
                     addr,
-                    site: site.clone(),
+                    site: row.site().to_owned(),
+                    brings,
                     complete: report.complete,
                     final_ok: report.final_ok,
                     v2_ok: report.v2_ok,

@@ -36,6 +36,7 @@ impl Core {
         for sid in self.swarms.take_news(now, self.advanced().peer_news.0) {
             self.wake_swarm(sid);
         }
+        self.deal_parts();
     }
 
     /// Forgets what did not come back; called every few seconds.

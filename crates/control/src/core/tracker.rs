@@ -10,7 +10,7 @@ use floodway_proto::tracker::{
 
 use super::Core;
 use crate::db::{ContentRow, ContentState};
-use crate::swarm_state::{Asking, Peer, PeerKey};
+use crate::swarm_state::{Asking, Brings, Peer, PeerKey};
 
 /// Peers given to a stock client that does not say how many it wants.
 const WANTED_DEFAULT: u32 = 50;
@@ -68,6 +68,7 @@ impl Core {
             let peer = Peer {
                 addr,
                 site: String::new(),
+                brings: Brings::Nothing,
                 complete,
                 final_ok: true,
                 v2_ok: true,

@@ -38,6 +38,13 @@ pub(crate) struct NodeRow {
     pub(crate) seen_us: i64,
 }
 
+impl NodeRow {
+    /// Its `site` label; empty if it has none.
+    pub(crate) fn site(&self) -> &str {
+        self.labels.get("site").map_or("", String::as_str)
+    }
+}
+
 /// Where a relay task stands, as far as it is durable: pending and probing differ only in which relays are live.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -244,6 +251,8 @@ pub(crate) enum Change {
 pub(crate) struct Model {
     pub(crate) join_tokens: BTreeMap<String, JoinTokenRow>,
     pub(crate) nodes: BTreeMap<NodeId, NodeRow>,
+    /// How many nodes are enrolled with each `site` label.
+    sites: BTreeMap<String, usize>,
     pub(crate) relay_tasks: BTreeMap<String, RelayTaskRow>,
     pub(crate) failures: BTreeMap<String, BTreeMap<NodeId, RelayFailureRow>>,
     pub(crate) contents: BTreeMap<Sid, ContentRow>,
@@ -281,10 +290,15 @@ impl Model {
                 self.join_tokens.insert(row.id.clone(), row);
             }
             Change::Node(row) => {
-                self.nodes.insert(row.id, row);
+                if !row.site().is_empty() {
+                    *self.sites.entry(row.site().to_owned()).or_default() += 1;
+                }
+                let old = self.nodes.insert(row.id, row);
+                self.leaves_site(old.as_ref());
             }
             Change::ForgetNode(node) => {
-                self.nodes.remove(&node);
+                let old = self.nodes.remove(&node);
+                self.leaves_site(old.as_ref());
             }
             Change::RelayTask(row) => self.relay_task(row),
             Change::RelayFailure(row) => {
@@ -356,6 +370,21 @@ impl Model {
                 of_task.insert(row.node, row);
             }
         }
+    }
+
+    fn leaves_site(&mut self, old: Option<&NodeRow>) {
+        let site = old.map_or("", NodeRow::site);
+        if let Some(count) = self.sites.get_mut(site) {
+            *count -= 1;
+            if *count == 0 {
+                self.sites.remove(site);
+            }
+        }
+    }
+
+    /// Sites play a role: nodes of two are enrolled.
+    pub(crate) fn has_sites(&self) -> bool {
+        self.sites.len() > 1
     }
 
     /// Counts pieces that a relay reported.

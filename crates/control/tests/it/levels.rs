@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::client::{Node, ORIGIN, Object, PIECE, Server, content, leased, probe, relay_all};
 
 /// A node with a name of its own, at this site.
-async fn named(server: &Server, role: Role, name: &str, site: &str) -> Node {
+pub(crate) async fn named(server: &Server, role: Role, name: &str, site: &str) -> Node {
     let wanted = json!({ "role": role, "labels": { "site": site } });
     let made = server
         .post("/api/v1/tokens", &server.admin(), &wanted)

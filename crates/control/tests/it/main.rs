@@ -12,6 +12,7 @@ mod levels;
 mod names;
 mod parking;
 mod relays;
+mod sites;
 mod tracker;
 mod trust;
 mod unknown_length;

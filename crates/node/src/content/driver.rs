@@ -60,7 +60,7 @@ pub(super) struct Driver {
     answers: Answers,
     pub(super) sources: Sources,
     peers: HashMap<PeerKey, Peer>,
-    shares: Shares,
+    pub(super) shares: Shares,
     stock: StockNames,
     /// Peers with something in [`Peer::pending`].
     talked_to: Vec<PeerKey>,
@@ -481,7 +481,7 @@ impl Driver {
         match (from, source) {
             _ if bytes == 0 => {}
             (_, Some(source)) => self.shares.by_http(&source.url, source.class, bytes),
-            (Sender::Peer(peer), None) => self.shares.by_peer(peer, bytes),
+            (Sender::Peer(peer), None) => self.count_peer(peer, bytes),
             (Sender::Http(_), None) => {}
         }
     }
@@ -495,7 +495,10 @@ impl Driver {
         self.changed = true;
         for item in items {
             match item {
-                Item::Input(input) => self.swarm.handle_input(now, input),
+                Item::Input(input) => {
+                    self.look_at(&input);
+                    self.swarm.handle_input(now, input);
+                }
                 Item::Block { block, data }
                     if self.shared.layout().block_bytes(block).end > end =>
                 {
@@ -563,6 +566,7 @@ impl Driver {
             Command::AddPeers(peers) => self.peers_found(peers),
             Command::SetSources(sources) => self.set_sources(sources),
             Command::SetLeases(leases) => self.input(Input::Leases(leases)),
+            Command::SetSite(site) => self.set_site(site),
             Command::Records(records) => self.records(records),
             Command::SetHelpers(helpers, newest) => self.set_helpers(helpers, newest),
             Command::Look(look) => look(self.growing.as_ref().map(Growing::known)),

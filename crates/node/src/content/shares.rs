@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 
 use floodway_origin::SourceUrl;
-use floodway_proto::PeerName;
+use floodway_proto::{PeerName, Site};
 use floodway_swarm::{PeerKey, SourceClass};
 
 use super::SourceShare;
@@ -23,6 +23,8 @@ pub(super) struct Shares {
     /// By what may be shown of a URL.
     http: BTreeMap<String, (SourceClass, u64)>,
     others: u64,
+    /// Where we stand, if control says so.
+    site: Option<Site>,
 }
 
 #[derive(Debug)]
@@ -37,6 +39,8 @@ struct Connected {
     name: PeerName,
     addr: SocketAddr,
     inbound: bool,
+    /// Where it says that it stands.
+    site: Option<Site>,
 }
 
 impl Shares {
@@ -51,6 +55,7 @@ impl Shares {
             name,
             addr,
             inbound,
+            site: None,
         };
         self.connected.insert(peer, connected);
     }
@@ -75,6 +80,26 @@ impl Shares {
         if !from.inbound {
             share.addr = from.addr;
         }
+    }
+
+    pub(super) fn site(&self) -> Option<Site> {
+        self.site
+    }
+
+    pub(super) fn stands_at(&mut self, site: Option<Site>) {
+        self.site = site;
+    }
+
+    pub(super) fn peer_stands_at(&mut self, peer: PeerKey, site: Site) {
+        if let Some(peer) = self.connected.get_mut(&peer) {
+            peer.site = Some(site);
+        }
+    }
+
+    /// We stand at a site, and the peer is not known to be there.
+    pub(super) fn is_from_elsewhere(&self, peer: PeerKey) -> bool {
+        let peer = self.connected.get(&peer).and_then(|peer| peer.site);
+        (self.site).is_some_and(|own| peer.is_none_or(|peer| peer.tag != own.tag))
     }
 
     pub(super) fn by_http(&mut self, url: &SourceUrl, class: SourceClass, bytes: u64) {
@@ -166,5 +191,23 @@ mod tests {
                 ("http://relay/api/v1/w/…/f".into(), 1)
             ]
         );
+    }
+
+    #[test]
+    fn who_is_not_known_to_be_at_our_site_is_elsewhere_as_long_as_we_stand_at_one() {
+        let mut shares = Shares::default();
+        for key in 1..=3 {
+            let addr = SocketAddr::from(([192, 0, 2, 1], 7));
+            shares.peer_up(PeerKey(key), PeerName([7; 20]), addr, false);
+        }
+        shares.peer_stands_at(PeerKey(1), Site::named("oslo"));
+        shares.peer_stands_at(PeerKey(2), Site::named("bergen"));
+        let elsewhere =
+            |shares: &Shares| [1, 2, 3].map(|key| shares.is_from_elsewhere(PeerKey(key)));
+        assert_eq!(elsewhere(&shares), [false; 3]);
+        shares.stands_at(Some(Site::named("oslo")));
+        assert_eq!(elsewhere(&shares), [false, true, true]);
+        shares.stands_at(None);
+        assert_eq!(elsewhere(&shares), [false; 3]);
     }
 }

@@ -238,6 +238,7 @@ mod tests {
             relays: Vec::new(),
             relay_live,
             manifest: None,
+            site: None,
         }
     }
 

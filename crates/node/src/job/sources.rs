@@ -7,7 +7,7 @@ use bytes::Bytes;
 use floodway_api::sync::ContentInfo;
 use floodway_origin::{Access, Bearer, Expectation, SourceUrl, Validator};
 use floodway_proto::metainfo::Metainfo;
-use floodway_proto::{InfoHash, SafeName, Sid};
+use floodway_proto::{InfoHash, SafeName, Sid, Site};
 use floodway_swarm::SourceClass;
 
 use super::orders::Orders;
@@ -159,6 +159,11 @@ pub(super) fn peers(orders: &Orders) -> impl Iterator<Item = PeerAt> {
     info.flat_map(|info| info.peers.iter().map(PeerAt::from))
 }
 
+/// Where control says that this node stands.
+pub(super) fn site(orders: &Orders) -> Option<Site> {
+    orders.info.as_ref().and_then(|info| info.site)
+}
+
 #[cfg(test)]
 mod tests {
     use floodway_api::sync::RelaySource;
@@ -201,6 +206,7 @@ mod tests {
             ],
             relay_live: true,
             manifest: None,
+            site: None,
         };
         let mut capabilities = Capabilities::default();
         let sources = relays(Some(&info), Some(7), true, &mut capabilities);

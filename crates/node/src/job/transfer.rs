@@ -15,7 +15,7 @@ use super::growing::{ToldFinal, growth, keep, signed_v2_name};
 use super::left::Left;
 use super::open::open;
 use super::orders::{Orders, asks_ticket, may_add_origin};
-use super::sources::{Capabilities, helpers, info_for_peers, names, peers, relays, web_seed};
+use super::sources::{Capabilities, helpers, info_for_peers, names, peers, relays, site, web_seed};
 use super::{Fetched, GetError, GetEvent, Job, Nudge, Serving, VerifiedBy, identity_of};
 use crate::origin_source::{agrees, probe, source};
 use crate::reasons::of_event;
@@ -301,6 +301,7 @@ impl Run<'_> {
         }
         self.follow(&orders)?;
         if self.p2p {
+            self.content.set_site(site(&orders));
             self.content.add_peers(peers(&orders));
         }
         self.set_sources(&orders);
@@ -558,6 +559,7 @@ pub(super) async fn serve(job: &mut Job, content: &Content) -> bool {
             if orders.cancelled {
                 return true;
             }
+            content.set_site(site(&orders));
             content.add_peers(peers(&orders));
         }
         tokio::select! {

@@ -296,12 +296,19 @@ impl Held {
             self.content.set_leases(Vec::new());
             self.alone = Alone::new();
         }
+        self.stand(&news);
         self.feed(news.info.as_ref());
         let heads = news.records.iter().map(|record| record.record().head);
         let told = heads.max().map_or(self.told, |head| head.max(self.told));
         self.content.add_records(news.records);
         self.content.add_peers(news.peers);
         std::mem::replace(&mut self.told, told) != told
+    }
+
+    /// Where control says that this relay stands.
+    pub(super) fn stand(&self, news: &News) {
+        let info = news.info.as_ref();
+        self.content.set_site(info.and_then(|info| info.site));
     }
 
     /// A relay that feeds from others reads these over HTTP too.

@@ -259,6 +259,7 @@ impl Work {
             Ok(held) => held,
             Err(end) => return end,
         };
+        held.stand(&self.orders.borrow().news);
         held.open_to_others(&self.tools);
         // Control lists it as a source from the first report on.
         self.tell(held.holds(true));

@@ -375,6 +375,7 @@ impl Control {
                 .collect(),
             relay_live: relay.is_some(),
             manifest: None,
+            site: None,
         }
     }
 }

@@ -141,6 +141,7 @@ async fn grants_and_peers_reach_the_job_they_are_for() {
         relays: Vec::new(),
         relay_live: true,
         manifest: None,
+        site: None,
     };
     let mut told = reply(vec![
         order("a", Some(SID), "http://h/f"),
