@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 use tokio::sync::watch;
 
 use crate::content::{HttpSource, Packet, Reading, Shared};
-use crate::origin_source::{WHOLE_TRIES, broke_off};
+use crate::origin_source::WHOLE_TRIES;
 use crate::session::{RateGate, Session};
 
 mod hosts;
@@ -39,6 +39,10 @@ pub(crate) struct Fetch {
     pub(crate) rate: Arc<RateGate>,
     /// Failures of the source in a row before this request.
     pub(crate) failures: u32,
+    /// How many of them were bodies that broke off.
+    pub(crate) broken: u32,
+    /// A body has begun: what fails from now on has cost the origin bytes.
+    pub(crate) began: bool,
 }
 
 /// One GET.
@@ -83,6 +87,7 @@ impl Fetch {
             request: self.request,
             end,
             error,
+            broke_off: self.began && end != HttpEnd::Done,
         };
         // A driver that is gone does not care.
         let _ = self.content.packets.send(packet).await;
@@ -90,8 +95,9 @@ impl Fetch {
 
     /// What an error means for the source.
     fn judge(&self, error: &OriginError) -> HttpEnd {
-        let last_try = self.source.access == Access::OneGet && self.failures + 1 >= WHOLE_TRIES;
-        if !error.is_transient() || (last_try && broke_off(error)) {
+        // Whoever refuses for now sends nothing, and may be asked again and again. Of a folder all files that came before are lost.
+        let costs = self.source.access == Access::OneGet && self.began;
+        if !error.is_transient() || (costs && self.broken + 1 >= WHOLE_TRIES) {
             return HttpEnd::Gone;
         }
         let backoff = BACKOFF_FIRST
@@ -126,7 +132,10 @@ impl Fetch {
                 break;
             }
             let read = match origin.read(&request, guard).await {
-                Ok(body) => self.stream(body, &part).await?,
+                Ok(body) => {
+                    self.began = true;
+                    self.stream(body, &part).await?
+                }
                 Err(error) => Err(error),
             };
             if read.is_err() {

@@ -445,7 +445,8 @@ impl Driver {
                 request,
                 end,
                 error,
-            } => self.http_end(request, end, error),
+                broke_off,
+            } => self.http_end(request, end, error, broke_off),
             Packet::Unreadable(piece) => self.unreadable(piece),
             Packet::Helped(helped) => self.helped(helped),
             Packet::TrackerFailed { tracker, error } => {

@@ -53,6 +53,8 @@ pub(crate) enum Packet {
         request: RequestKey,
         end: HttpEnd,
         error: Option<Arc<OriginError>>,
+        /// It failed when a body had begun.
+        broke_off: bool,
     },
     /// A piece that peers asked for could not be read.
     Unreadable(PieceIndex),

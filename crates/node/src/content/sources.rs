@@ -30,6 +30,8 @@ struct Known {
     given: Arc<HttpSource>,
     /// Failures in a row that brought no block.
     failures: u32,
+    /// How many of them were bodies that broke off.
+    broken: u32,
 }
 
 struct Request {
@@ -69,6 +71,7 @@ impl Sources {
                 source,
                 given,
                 failures: 0,
+                broken: 0,
             },
         );
         key
@@ -84,6 +87,7 @@ impl Sources {
             && known.source.access == OriginAccess::Ranges
         {
             known.failures = 0;
+            known.broken = 0;
         }
         *request.end.borrow()
     }
@@ -186,6 +190,8 @@ impl Driver {
             end: end_seen,
             rate: Arc::clone(self.sources.gate(known.source.class)),
             failures: known.failures,
+            broken: known.broken,
+            began: false,
         };
         let task = tokio::spawn(fetch.run()).abort_handle();
         self.sources
@@ -198,12 +204,16 @@ impl Driver {
         request: RequestKey,
         end: HttpEnd,
         error: Option<Arc<OriginError>>,
+        broke_off: bool,
     ) {
         // One that was cancelled has no end.
         let Some(Request { source, .. }) = self.sources.requests.remove(&request) else {
             return;
         };
         if let Some(error) = error {
+            if let Some(known) = self.sources.known.get_mut(&source).filter(|_| broke_off) {
+                known.broken = known.broken.saturating_add(1);
+            }
             let fallback = self.source_failed(source, end, error);
             self.input(Input::HttpEnd { request, end });
             if let Some(key) = fallback {

@@ -218,11 +218,15 @@ async fn a_server_without_ranges_is_read_by_one_get() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_whole_that_always_breaks_off_is_given_up() {
+/// How often an object that can only be read as a whole is asked for until it is given up: its body breaks off, but for the
+/// requests that are refused for now.
+async fn requests_until_given_up(refused: &'static [usize]) -> usize {
     let kit = Kit::new(2 << 20);
     let bytes = Arc::clone(&kit.bytes);
     let server = Server::start(move |asked| {
+        if refused.contains(&asked.number) {
+            return Reply::status("503 Service Unavailable\r\nRetry-After: 1");
+        }
         let mut reply = Reply::honest(&bytes, asked);
         reply.body.truncate(700_000);
         reply.close = true;
@@ -244,7 +248,17 @@ async fn a_whole_that_always_breaks_off_is_given_up() {
     timeout(PATIENCE, given_up)
         .await
         .expect("it cannot go on for ever");
-    assert_eq!(server.requests.load(Ordering::Relaxed), 4);
+    server.requests.load(Ordering::Relaxed)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_that_always_breaks_off_is_given_up() {
+    assert_eq!(requests_until_given_up(&[]).await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_bodies_that_broke_off_count_against_a_whole() {
+    assert_eq!(requests_until_given_up(&[1, 3, 4]).await, 4 + 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
