@@ -15,6 +15,7 @@ use floodway_proto::files::FileSpan;
 use rustix::fs::{Mode, OFlags, openat};
 
 use crate::error::StoreError;
+use crate::many;
 use crate::open::remove;
 
 /// Most buffers in one system call: `IOV_MAX` on Linux.
@@ -218,7 +219,8 @@ impl FileMap {
             .iter()
             .flat_map(|place| place.ancestors().skip(1))
             .collect();
-        for folder in folders {
+        let folders: Vec<&Path> = folders.into_iter().collect();
+        let synced = many::for_each(&folders, |folder| {
             let name = if folder.as_os_str().is_empty() {
                 Path::new(".")
             } else {
@@ -227,11 +229,10 @@ impl FileMap {
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let synced = openat(root, name, flags, Mode::empty())
                 .and_then(|handle| rustix::fs::fsync(&handle));
-            synced.map_err(|error| {
-                StoreError::new(&self.path.join(folder), "sync the folder", error)
-            })?;
-        }
-        Ok(())
+            synced
+                .map_err(|error| StoreError::new(&self.path.join(folder), "sync the folder", error))
+        });
+        synced.map_err(|(error, _)| error)
     }
 
     /// Creates the file if need be and gives it its length at once, sparse: `fallocate` would fill a memory file system. One
@@ -360,16 +361,16 @@ impl FileMap {
                 unsynced.into_iter().collect()
             }
         };
-        for (at, &index) in indices.iter().enumerate() {
+        let synced = many::for_each(&indices, |index| {
             let synced = self.file(index).and_then(|file| file.sync_data());
-            if let Err(error) = synced {
-                if let Handles::Folder { unsynced, .. } = &self.handles {
-                    lock(unsynced).extend(&indices[at..]);
-                }
-                return Err(StoreError::new(&self.parts[index].path, "sync", error));
+            synced.map_err(|error| StoreError::new(&self.parts[index].path, "sync", error))
+        });
+        synced.map_err(|(error, left)| {
+            if let Handles::Folder { unsynced, .. } = &self.handles {
+                lock(unsynced).extend(left);
             }
-        }
-        Ok(())
+            error
+        })
     }
 }
 

@@ -18,6 +18,7 @@ mod files;
 mod hashing;
 mod journal;
 mod linear;
+mod many;
 mod open;
 mod shared;
 mod spec;
