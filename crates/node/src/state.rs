@@ -336,6 +336,32 @@ impl DataDir {
         }
     }
 
+    /// Forgets all of a content but its genesis, which no bytes change.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub(crate) fn reset_content(&self, sid: Sid) -> Result<(), StateError> {
+        let folder = self.content_path(sid);
+        if !self.has_genesis(sid) {
+            return self.remove_content(sid);
+        }
+        for entry in fs::read_dir(&folder).map_err(failed("list", &folder))? {
+            let entry = entry.map_err(failed("list", &folder))?;
+            if entry.file_name() == GENESIS {
+                continue;
+            }
+            let path = entry.path();
+            let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            let removed = if is_folder {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            removed.map_err(failed("remove", &path))?;
+        }
+        Ok(())
+    }
+
     fn content_path(&self, sid: Sid) -> PathBuf {
         self.root.join("contents").join(sid.to_string())
     }
@@ -404,6 +430,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::testing::genesis;
 
     #[test]
     fn identity_survives_and_is_for_this_user_only() {
@@ -456,6 +483,24 @@ mod tests {
             serde_json::from_str::<Stamp>(&text).unwrap().stamp(),
             Some(stamp)
         );
+    }
+
+    #[test]
+    fn a_content_that_begins_anew_keeps_its_genesis_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let data = DataDir::open(folder.path()).unwrap();
+        let genesis = genesis("f", Some(1 << 20), 1 << 18, "");
+        let sid = genesis.sid();
+        data.reset_content(sid).unwrap();
+        data.save_genesis(&genesis).unwrap();
+        data.save_torrent(sid, b"d4:info").unwrap();
+        data.save_hashes(sid, &[Sha256([0; 32])]).unwrap();
+        let begun = data.content_folder(sid).unwrap().join("f.floodway");
+        fs::create_dir(&begun).unwrap();
+        data.reset_content(sid).unwrap();
+        assert_eq!(data.genesis(sid), Some(genesis));
+        assert!(data.torrent(sid).unwrap().is_none() && data.hashes(sid).is_empty());
+        assert!(!begun.exists());
     }
 
     #[test]

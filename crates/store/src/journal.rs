@@ -112,6 +112,33 @@ impl Recorded {
     }
 }
 
+/// Opens the file at `path`, creating it if need be, and locks it: whoever holds it works on `target`, which is what an error calls
+/// the thing that is locked. What is in the file stays.
+///
+/// # Errors
+/// [`OpenError::Locked`] when another process (or another place in this one) holds it.
+pub fn lock_journal(path: &Path, target: &Path) -> Result<File, OpenError> {
+    let fail = |action| move |source: io::Error| StoreError::new(path, action, source);
+    loop {
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(fail("create"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(target.to_owned())),
+            Err(TryLockError::Error(error)) => return Err(fail("lock")(error).into()),
+        }
+        // The former holder may have replaced or removed the file between our open and our lock.
+        if is_at(&file, path).map_err(fail("examine"))? {
+            return Ok(file);
+        }
+    }
+}
+
 /// An open journal. Its lock is the lock of the target: whoever holds it works on that file.
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -129,33 +156,12 @@ impl Journal {
     /// # Errors
     /// [`OpenError::Locked`] when another process (or another store in this one) holds it.
     pub(crate) fn lock(path: PathBuf, target: &Path) -> Result<(Self, Recorded), OpenError> {
-        let fail = |action| {
-            let path = path.clone();
-            move |source: io::Error| StoreError::new(&path, action, source)
-        };
-        let file = loop {
-            let file = File::options()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)
-                .map_err(fail("create"))?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(target.to_owned())),
-                Err(TryLockError::Error(error)) => return Err(fail("lock")(error).into()),
-            }
-            // The former holder may have replaced or removed the file between our open and our lock.
-            if is_at(&file, &path).map_err(fail("examine"))? {
-                break file;
-            }
-        };
+        let file = lock_journal(&path, target)?;
         let mut bytes = Vec::new();
         (&file)
             .take(LONGEST)
             .read_to_end(&mut bytes)
-            .map_err(fail("read"))?;
+            .map_err(|error| StoreError::new(&path, "read", error))?;
         let recorded = Recorded::read(&bytes);
         let end = bytes.len() as u64;
         Ok((Self { path, file, end }, recorded))

@@ -28,5 +28,6 @@ mod writer;
 
 pub use adopt::{discard_unfinished, unfinished_identity};
 pub use error::{OpenError, ReadError, StoreError};
+pub use journal::lock_journal;
 pub use spec::{Event, FileStamp, Hashes, Nodes, Note, Opened, Predecessor, Spec, Verdict};
 pub use store::Store;

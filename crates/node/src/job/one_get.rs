@@ -1,7 +1,7 @@
 //! One GET of the whole object, for origins that cannot be read by ranges. Each try begins anew: nothing tells whether
 //! bytes of an earlier one belong to the same version.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use floodway_origin::{Expectation, Probe, ReadRequest, SourceUrl, Validator};
 use floodway_proto::Sha256;
-use floodway_store::OpenError;
+use floodway_store::{OpenError, lock_journal};
 use floodway_swarm::{Counters, SourceClass};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use sha2::{Digest, Sha256 as Hasher};
@@ -218,20 +218,9 @@ impl Unfinished {
             beside(&target, ".floodway"),
             beside(&target, ".floodway-journal"),
         );
-        let failed = failed("open", &journal);
-        let lock = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&journal)
-            .map_err(&failed)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(open(OpenError::Locked(target))),
-            Err(TryLockError::Error(error)) => return Err(failed(error)),
-        }
+        let lock = lock_journal(&journal, &target).map_err(open)?;
         // Whatever a store recorded is about to be overwritten.
-        lock.set_len(0).map_err(&failed)?;
+        lock.set_len(0).map_err(failed("open", &journal))?;
         Ok(Self {
             target,
             data,
@@ -308,6 +297,8 @@ fn failed(action: &'static str, path: &Path) -> impl Fn(io::Error) -> GetError +
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     #[test]
@@ -344,6 +335,30 @@ mod tests {
         // As when the task that downloads is aborted.
         drop(place);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn whoever_has_the_lock_has_the_file_that_others_would_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("f");
+        let holders = AtomicUsize::new(0);
+        // Each removes the journal with its lock, while others may have opened it and not locked it yet.
+        let take_and_drop = || {
+            for _ in 0..5000 {
+                let Ok(place) = Unfinished::lock(target.clone(), false) else {
+                    continue;
+                };
+                assert_eq!(holders.fetch_add(1, Ordering::SeqCst), 0, "two have it");
+                std::thread::yield_now();
+                holders.fetch_sub(1, Ordering::SeqCst);
+                drop(place);
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(take_and_drop);
+            }
+        });
     }
 
     #[test]

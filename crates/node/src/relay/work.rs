@@ -268,13 +268,17 @@ impl Work {
             return end;
         }
         self.tools.serving.remove(order.sid);
-        let obsolete = match &end {
-            End::Reordered => true,
-            End::Again | End::BrokeOff(_) => !order.ranges,
-            End::ByTorrent => false,
-            End::Failed(failure) => failure.kind == RelayFailureKind::Changed,
+        let (data, sid) = (&self.tools.data, order.sid);
+        let removed = match &end {
+            End::Reordered => data.remove_content(sid),
+            // The same content, but perhaps other bytes.
+            End::Again | End::BrokeOff(_) if !order.ranges => data.reset_content(sid),
+            End::Failed(failure) if failure.kind == RelayFailureKind::Changed => {
+                data.remove_content(sid)
+            }
+            End::Again | End::BrokeOff(_) | End::ByTorrent | End::Failed(_) => Ok(()),
         };
-        if obsolete && let Err(error) = self.tools.data.remove_content(order.sid) {
+        if let Err(error) = removed {
             tracing::warn!(%error, "a dropped content could not be removed");
         }
         end
