@@ -170,6 +170,12 @@ pub struct RelayReport {
 /// At most so many [`PieceReport`]s in one sync: nodes count all lists of all relay tasks together, control takes so many of each.
 pub const PIECES_PER_SYNC: usize = 4096;
 
+/// The longest body of a sync in bytes.
+pub const SYNC_LIMIT: usize = 16 << 20;
+
+/// The most bytes that the [`ProbeReport`]s of one sync have together, as JSON: there is room for all else beside them.
+pub const PROBES_LIMIT: usize = SYNC_LIMIT - (2 << 20);
+
 /// What the origin said of an object.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeReport {

@@ -1,6 +1,5 @@
 //! The files of a folder: which lists of paths may reach a disk together.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 
 use crate::name::folded;
@@ -125,40 +124,48 @@ pub(crate) fn shown(path: &[SafeName]) -> String {
     path_text(path).chars().take(300).collect()
 }
 
-/// Checks that all of these paths can be files of one folder, on file systems that tell no case or normalise names too.
+/// Checks that all of these paths can be files of one folder, on file systems that tell no case or normalise names too. Takes
+/// about as much memory as the paths have bytes.
 ///
 /// # Errors
-/// [`FilesError`] naming the first file at fault.
+/// [`FilesError`] naming the file at fault, or two that cannot lie in one folder.
 pub fn check_paths(paths: &[&[SafeName]]) -> Result<(), FilesError> {
     if !(1..=FILES_LIMIT).contains(&paths.len()) {
         return Err(FilesError::Count(paths.len()));
     }
-    // Files and folders as such a system knows them: the first file that is or lies in each.
-    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
-    for (file, path) in paths.iter().enumerate() {
-        check_path(path)?;
-        let folded = folded(&path_text(path));
-        let ends = folded.match_indices('/').map(|(at, _)| at);
-        for (depth, end) in (1..).zip(ends.chain([folded.len()])) {
-            let Some(&first) = seen.get(&folded[..end]) else {
-                seen.insert(folded[..end].to_owned(), file);
-                continue;
-            };
-            let other = paths[first];
-            let is_same = path[..depth] == other[..depth];
-            if is_same && depth < path.len() && depth < other.len() {
-                continue;
-            }
-            let (first, second) = (shown(other), shown(path));
-            return Err(if is_same {
-                FilesError::Clash { first, second }
-            } else {
-                FilesError::Alike { first, second }
-            });
+    paths.iter().try_for_each(|path| check_path(path))?;
+    check_together(paths)?;
+    let pairs = paths.iter().zip(&paths[1..]);
+    match pairs.into_iter().find(|(before, path)| before >= path) {
+        Some((_, path)) => Err(FilesError::Order(shown(path))),
+        None => Ok(()),
+    }
+}
+
+/// Checks that no path is another one, or a folder of another one, on any file system.
+fn check_together(paths: &[&[SafeName]]) -> Result<(), FilesError> {
+    // In this order those that begin with the same folders, as such a system knows them, follow each other, after a file that
+    // has the name of one of these. So it is enough to compare neighbours.
+    let names = |path: &&[SafeName]| {
+        let names: Vec<String> = path.iter().map(|name| folded(name.as_str())).collect();
+        names.join("\0")
+    };
+    let mut known: Vec<(String, usize)> = paths.iter().map(names).zip(0..).collect();
+    known.sort_unstable();
+    for ((one, at), (next, next_at)) in known.iter().zip(&known[1..]) {
+        let both = one.split('\0').zip(next.split('\0'));
+        let depth = both.take_while(|(one, next)| one == next).count();
+        let (first, second) = (paths[*at.min(next_at)], paths[*at.max(next_at)]);
+        let is_same = first[..depth] == second[..depth];
+        if is_same && depth < first.len() && depth < second.len() {
+            continue;
         }
-        if file > 0 && paths[file - 1] >= *path {
-            return Err(FilesError::Order(shown(path)));
-        }
+        let (first, second) = (shown(first), shown(second));
+        return Err(if is_same {
+            FilesError::Clash { first, second }
+        } else {
+            FilesError::Alike { first, second }
+        });
     }
     Ok(())
 }
@@ -238,6 +245,14 @@ mod tests {
             assert_eq!(check(&paths), Err(FilesError::Alike { first, second }));
         }
         assert_eq!(check(&["Kiz", "köz", "kız"]), Ok(()), "other letters");
+        let far = ["a/b/c/1", "a/b/c/2", "a/b/d", "a/bb", "a/B/c/3", "a/b!"];
+        let first = "a/B/c/3".to_owned();
+        let mut paths = far;
+        paths.sort_unstable_by(|a, b| a.split('/').cmp(b.split('/')));
+        let Err(FilesError::Alike { first: found, .. }) = check(&paths) else {
+            panic!("one of them has `B` for `b`");
+        };
+        assert_eq!(found, first);
     }
 
     #[test]

@@ -148,6 +148,8 @@ pub struct Manifest {
     state: State,
     /// The final names with all roots, once they have been compared with the facts.
     names: Option<Box<FinalNames>>,
+    /// The roots that the signed names have of small files are among the facts.
+    roots_taken: bool,
     broken: Option<Contradiction>,
 }
 
@@ -172,6 +174,7 @@ impl Manifest {
             attested: BTreeMap::new(),
             state: State::Open,
             names: None,
+            roots_taken: false,
             broken: None,
         })
     }
@@ -370,6 +373,7 @@ impl Manifest {
         if state.rank() > self.state.rank() {
             self.state = state.clone();
             self.names = None;
+            self.roots_taken = false;
             applied.state_changed = true;
         } else if state.rank() == self.state.rank() && *state != self.state {
             return Err(Contradiction::State);
@@ -385,22 +389,29 @@ impl Manifest {
         if self.names.is_some() {
             return Ok(());
         }
+        // Of a folder this is much work: not for each record of many that a late joiner reads.
+        if self.roots_taken && !self.facts.is_complete() {
+            return Ok(());
+        }
         let contents = Contents::of(&self.genesis, &self.facts)?;
-        // A relay that did not know the length could not know the root of a file shorter than a piece.
-        let small = if contents.lacks_roots(names) {
-            Vec::new()
-        } else {
-            contents.small_roots(names)?
-        };
-        for (file, layer, hash) in small {
-            let fact = Fact {
-                file,
-                layer,
-                index: 0,
-                hash,
+        if !self.roots_taken {
+            self.roots_taken = true;
+            // A relay that did not know the length could not know the root of a file shorter than a piece.
+            let small = if contents.lacks_roots(names) {
+                Vec::new()
+            } else {
+                contents.small_roots(names)?
             };
-            let changes = self.facts.seal(&fact).map_err(Contradiction::Fact)?;
-            applied.changes.merge(changes);
+            for (file, layer, hash) in small {
+                let fact = Fact {
+                    file,
+                    layer,
+                    index: 0,
+                    hash,
+                };
+                let changes = self.facts.seal(&fact).map_err(Contradiction::Fact)?;
+                applied.changes.merge(changes);
+            }
         }
         if self.facts.is_complete() {
             let mut names = names.clone();

@@ -11,6 +11,9 @@ use serde::de::DeserializeOwned;
 
 use crate::error::ApiError;
 
+/// Both limits are those of [`routes`](super::routes).
+const TOO_LARGE: &str = "the body is too long: a sync, and a task with its list of files, may have 16 MiB, other requests 2 MiB; publish a folder of many files in parts, or packed";
+
 /// A body of JSON, whatever its content type says.
 pub(super) struct Json<T>(pub(super) T);
 
@@ -20,11 +23,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
         let bytes = Bytes::from_request(request, state)
             .await
             .map_err(|rejection| {
-                let code = match rejection.status() {
-                    StatusCode::PAYLOAD_TOO_LARGE => "too_large",
-                    _ => "bad_request",
+                let (code, message) = match rejection.status() {
+                    StatusCode::PAYLOAD_TOO_LARGE => ("too_large", TOO_LARGE.to_owned()),
+                    _ => ("bad_request", rejection.body_text()),
                 };
-                ApiError::new(rejection.status(), code, rejection.body_text())
+                ApiError::new(rejection.status(), code, message)
             })?;
         read(&bytes).map(Self)
     }

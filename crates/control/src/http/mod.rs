@@ -15,6 +15,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
+use floodway_api::sync::SYNC_LIMIT;
 use http::{Method, StatusCode, Uri};
 
 use crate::actor::Handle;
@@ -27,7 +28,7 @@ use crate::metrics::Metrics;
 /// The longest body of a request: a sync with all the pieces that one may report takes a third of it.
 const BODY_MAX: usize = 2 * 1024 * 1024;
 /// The same where all files of a folder may be named: 32 000 of them, with what a relay found.
-const FILES_BODY_MAX: usize = 16 * 1024 * 1024;
+const FILES_BODY_MAX: usize = SYNC_LIMIT;
 
 /// What the routes need.
 #[derive(Debug)]

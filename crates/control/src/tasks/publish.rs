@@ -30,9 +30,9 @@ pub(crate) enum ProbeRefused {
     #[error("the folder cannot be published: {0}")]
     Files(String),
     #[error(
-        "the names and validators of the folder's {files} files do not fit into a genesis record; publish the files in parts, or packed"
+        "the paths and validators of the {files} files of folder `{name}` take more than the 16 MiB that a genesis has for them; publish it in parts, packed, or with shorter paths"
     )]
-    LongList { files: usize },
+    LongList { name: String, files: usize },
     #[error("the object is too large: {length} bytes would be more than {PIECES_MAX} pieces")]
     TooLarge { length: u64 },
     #[error(
@@ -118,6 +118,7 @@ pub(crate) fn genesis(
             ProbeRefused::TooLarge { length }
         }
         GenesisError::Bencode(_) if is_folder => ProbeRefused::LongList {
+            name: genesis.name.to_string(),
             files: genesis.files.len(),
         },
         error => ProbeRefused::Malformed(error.to_string()),

@@ -86,7 +86,7 @@ fn read_list(path: &Path) -> Result<Vec<String>, Failure> {
         .len();
     if length > LIST_MAX {
         return Err(unusable(format!(
-            "{length} bytes are more than the limit of {LIST_MAX}"
+            "{length} bytes are more than the limit of {LIST_MAX}; publish the folder in parts, or packed"
         )));
     }
     let text = std::fs::read_to_string(path).map_err(|error| unusable(error.to_string()))?;

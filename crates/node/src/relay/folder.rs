@@ -4,12 +4,12 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use floodway_api::sync::{FileProbe, RelayFailure, RelayFailureKind};
+use floodway_api::sync::{FileProbe, PROBES_LIMIT, RelayFailure, RelayFailureKind};
 use floodway_origin::{Access, SourceUrl, UrlCheck};
-use floodway_proto::SafeName;
 use floodway_proto::files::{
     DEPTH_LIMIT, FILES_LIMIT, check_paths, parse_path, path_text, url_suffix,
 };
+use floodway_proto::{ByteCount, SafeName};
 use tokio::task::JoinSet;
 
 use super::work::{failure, of_origin, patient_probe};
@@ -59,6 +59,9 @@ pub(super) async fn probe(
             |path: &String| parse_path(path).map_err(|error| refused(format!("`{path}`: {error}")));
         listed.iter().map(read).collect::<Result<_, _>>()?
     };
+    // Before the origin is asked about thousands of files in vain.
+    let bytes = paths.iter().map(|path| path_text(path).len()).sum();
+    check_length(folder, paths.len(), bytes)?;
     let (mut found, mut all_have_ranges) = (Vec::with_capacity(paths.len()), true);
     let mut probes = JoinSet::new();
     let mut paths = paths.into_iter();
@@ -82,6 +85,21 @@ pub(super) async fn probe(
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
     Ok((found, all_have_ranges))
+}
+
+/// Refuses a folder of which control could not be told: `bytes` are those of its report, or fewer.
+pub(super) fn check_length(
+    folder: &SourceUrl,
+    files: usize,
+    bytes: usize,
+) -> Result<(), RelayFailure> {
+    if bytes <= PROBES_LIMIT {
+        return Ok(());
+    }
+    let limit = ByteCount(PROBES_LIMIT as u64);
+    Err(refused(format!(
+        "{folder}: the paths and validators of its {files} files take {bytes} bytes, more than the {limit} that control is told of one folder; publish it in parts, packed, or with shorter paths"
+    )))
 }
 
 async fn probe_file(
@@ -274,6 +292,24 @@ mod tests {
         fs::write(&file, "x").unwrap();
         assert!(names(&file).unwrap_err().contains("is no folder"));
         assert!(names(&empty.path().join("none")).is_err());
+    }
+
+    #[test]
+    fn a_folder_of_which_control_could_not_be_told_is_refused_with_what_to_do() {
+        let folder = "file:///srv/set/".parse().unwrap();
+        let checked = |paths: usize, length| check_length(&folder, paths, paths * length);
+        assert_eq!(checked(FILES_LIMIT, 400), Ok(()));
+        let refused = checked(FILES_LIMIT, 500).unwrap_err();
+        assert_eq!(refused.kind, RelayFailureKind::Refused);
+        for word in [
+            "file:///srv/set/",
+            "32000 files",
+            "16000000 bytes",
+            "14MiB",
+            "in parts",
+        ] {
+            assert!(refused.message.contains(word), "{}", refused.message);
+        }
     }
 
     #[test]

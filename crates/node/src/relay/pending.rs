@@ -7,29 +7,33 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use floodway_api::sync::{
-    ContentReport, PIECES_PER_SYNC, PieceReport, ProbeReport, RangeLease, RelayFailure, RelayReport,
+    ContentReport, PIECES_PER_SYNC, PROBES_LIMIT, PieceReport, ProbeReport, RangeLease,
+    RelayFailure, RelayReport,
 };
 use floodway_proto::Sid;
-use floodway_proto::files::FILES_LIMIT;
 
-/// What to report of these relay tasks in one sync: [`PIECES_PER_SYNC`] and [`FILES_LIMIT`] files of all together, since the whole must
+/// What to report of these relay tasks in one sync: [`PIECES_PER_SYNC`] and [`PROBES_LIMIT`] of all together, since the whole must
 /// be no longer than control takes. What others report waits for what only this relay can say.
 pub(super) fn reports<'a>(books: impl Iterator<Item = (&'a str, &'a Pending)>) -> Vec<RelayReport> {
-    let (mut room, mut files) = (PIECES_PER_SYNC, FILES_LIMIT);
+    let (mut room, mut bytes) = (PIECES_PER_SYNC, PROBES_LIMIT);
     let books: Vec<_> = books
         .map(|(task, book)| (book, book.report(task, &mut room)))
         .collect();
     let reports = books.into_iter().map(|(book, mut report)| {
         report.held = book.told(&book.unconfirmed, &mut room);
-        let found = report.probe.as_ref().map_or(0, |probe| probe.files.len());
-        if found > files {
-            report.probe = None;
-        } else {
-            files -= found;
+        match bytes.checked_sub(book.probe_bytes) {
+            Some(left) => bytes = left,
+            None => report.probe = None,
         }
         report
     });
     reports.filter(says_something).collect()
+}
+
+/// Bytes that it has in a sync.
+pub(super) fn json_length(probe: &ProbeReport) -> usize {
+    // It has no maps, whose keys alone could be none of JSON.
+    serde_json::to_vec(probe).map_or(0, |json| json.len())
 }
 
 fn says_something(report: &RelayReport) -> bool {
@@ -47,6 +51,8 @@ fn says_something(report: &RelayReport) -> bool {
 pub(super) struct Pending {
     sid: Option<Sid>,
     probe: Option<ProbeReport>,
+    /// So many bytes in a sync.
+    probe_bytes: usize,
     /// Every digest known of the content, and which of them control is to be told and has not acknowledged.
     digests: BTreeMap<u32, PieceReport>,
     unreported: BTreeSet<u32>,
@@ -76,6 +82,7 @@ impl Pending {
     }
 
     pub(super) fn probed(&mut self, probe: ProbeReport) {
+        self.probe_bytes = json_length(&probe);
         self.probe = Some(probe);
     }
 
@@ -177,6 +184,7 @@ impl Pending {
         }
         if self.probe == report.probe {
             self.probe = None;
+            self.probe_bytes = 0;
         }
         if self.end == report.end {
             self.end = None;
@@ -314,7 +322,7 @@ mod tests {
     #[test]
     fn of_two_large_folders_one_is_told_after_the_other() {
         let file = FileProbe {
-            path: "f".into(),
+            path: "f".repeat(500),
             length: 1,
             etag: String::new(),
             last_modified: String::new(),
@@ -330,11 +338,12 @@ mod tests {
         let mut books: Vec<_> = (0..2).map(|_| Pending::default()).collect();
         for book in &mut books {
             book.begin(None);
-            book.probed(probe(FILES_LIMIT / 2 + 1));
+            book.probed(probe(16_000));
         }
         for _ in 0..2 {
             let told = reports(["a", "b"].into_iter().zip(&books));
             assert_eq!(told.len(), 1);
+            assert!(serde_json::to_vec(&told).unwrap().len() < PROBES_LIMIT);
             let at = usize::from(told[0].relay_task == "b");
             assert!(books[at].has_more());
             assert!(!books[at].takes(&told[0]));

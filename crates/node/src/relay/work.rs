@@ -18,6 +18,7 @@ use super::audit::Audited;
 use super::folder;
 use super::held::{Held, OpenFailure, paused_report};
 use super::http::Serving;
+use super::pending::json_length;
 use crate::control_client::ControlClient;
 use crate::manifest::records;
 use crate::origin_source::{WHOLE_TRIES, etag_of, probe, same_host};
@@ -234,14 +235,16 @@ impl Work {
             found = folder::probe(&session, url, &listed, &check) => found?,
             _ = self.reordered(None) => return Ok(()),
         };
-        self.tell(Note::Probed(ProbeReport {
+        let report = ProbeReport {
             length: None,
             etag: None,
             last_modified: None,
             ranges,
             name: name.as_str().to_owned(),
             files,
-        }));
+        };
+        folder::check_length(url, report.files.len(), json_length(&report))?;
+        self.tell(Note::Probed(report));
         Ok(())
     }
 
