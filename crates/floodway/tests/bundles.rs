@@ -160,15 +160,7 @@ fn third_party_libtorrent_eighty_files_are_one_swarm_from_the_origin_to_stock_cl
         relay.process.kill9();
     }
     let out = dir.folder("out");
-    let got = fleet
-        .cli_with(&fleet.join_token())
-        .args(["get", &format!("floodway:{sid}"), "--json", "--no-origin"])
-        .args(["--listen", "127.0.0.1:0", "-o"])
-        .arg(&out)
-        .patience(PATIENCE)
-        .run()
-        .expect_code(0)
-        .last_json();
+    let got = fleet.late_get(sid, &out);
     assert_eq!(got["bytes"], total(&files));
     assert_eq!(got["sha256"], Value::Null);
     assert_is(&out.join("model"), &files);

@@ -91,15 +91,7 @@ fn three_thousand_files_are_published_walked_and_placed() {
     });
     // Whoever comes when all is final.
     let out = dir.folder("out");
-    let got = fleet
-        .cli_with(&fleet.join_token())
-        .args(["get", &format!("floodway:{sid}"), "--json", "--no-origin"])
-        .args(["--listen", "127.0.0.1:0", "-o"])
-        .arg(&out)
-        .patience(PATIENCE)
-        .run()
-        .expect_code(0)
-        .last_json();
+    let got = fleet.late_get(sid, &out);
     assert_eq!(got["bytes"], ended["length"]);
     assert_is(&out.join("set"), &files);
 }

@@ -25,7 +25,6 @@ mod session;
 pub mod state;
 mod sync;
 #[cfg(test)]
-#[path = "../tests/common/genesis.rs"]
 mod testing;
 
 pub use content::{

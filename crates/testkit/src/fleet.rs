@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::http::{Api, metric};
 use crate::process::{Program, Ready, Running};
+use crate::site::Site;
 use crate::wait::{free_port, wait_until};
 
 /// A relay or an agent.
@@ -298,6 +299,19 @@ impl Fleet {
         let path = format!("/api/v1/s/{sid}/magnet?format={format}");
         let reply = self.api().get(&path).expect_status(200);
         reply.text().trim().to_owned()
+    }
+
+    /// Has the command line fetch a content that is final into the folder `out`, from anybody but its origin. What it reported.
+    #[track_caller]
+    pub fn late_get(&self, sid: &str, out: &Path) -> Value {
+        self.cli_with(&self.join_token())
+            .args(["get", &format!("floodway:{sid}"), "--json", "--no-origin"])
+            .args(["--listen", "127.0.0.1:0", "-o"])
+            .arg(out)
+            .patience(Site::PATIENCE)
+            .run()
+            .expect_code(0)
+            .last_json()
     }
 
     /// The torrent of a content that is final.

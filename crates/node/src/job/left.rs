@@ -144,27 +144,14 @@ fn discard(path: &Path, sid: Sid) {
 
 #[cfg(test)]
 mod tests {
-    use floodway_proto::ByteCount;
-    use floodway_store::{Hashes, Spec, Store};
-
     use super::*;
-    use crate::testing::genesis;
+    use crate::testing::{begun, genesis};
 
     #[test]
     fn what_nobody_took_over_is_removed_and_what_somebody_has_open_stays() {
         let folder = tempfile::tempdir().unwrap();
         let genesis = genesis("f", Some(1 << 20), 1 << 18, "\"v1\"");
-        let begun = Spec {
-            target: folder.path().join("f"),
-            layout: genesis.layout().unwrap(),
-            identity: genesis.sid().0,
-            hashes: Hashes::Facts(Nodes::new()),
-            linear_digest: false,
-            adopts: None,
-            overwrite: false,
-            buffer_limit: ByteCount::mib(1),
-        };
-        let (store, _) = Store::open(begun, |_| ()).unwrap();
+        let store = begun(folder.path().join("f"), &genesis);
         let left = || Left {
             path: folder.path().join("f"),
             genesis: genesis.clone(),

@@ -38,7 +38,7 @@ pub(super) struct Batch {
     /// Parts of `data` that are zeros: padding.
     zeros: Vec<Range<usize>>,
     blocks: Vec<BlockId>,
-    answers: usize,
+    answer_count: usize,
 }
 
 impl Batch {
@@ -76,12 +76,12 @@ impl Batch {
                     let (id, payload) = (ids.metadata, message.encode().into());
                     Message::Extended { id, payload }.encode(&mut batch.heads);
                     batch.part(head, 0);
-                    batch.answers += 1;
+                    batch.answer_count += 1;
                 }
                 PeerOut::Hashes(message) => {
                     message.encode(&mut batch.heads);
                     batch.part(head, 0);
-                    batch.answers += 1;
+                    batch.answer_count += 1;
                 }
                 PeerOut::Block { block, zeros } => {
                     let bytes = layout.block_bytes(*block);
@@ -135,8 +135,8 @@ impl Batch {
     }
 
     /// How many answers to questions about the torrent it carries.
-    pub(super) fn answers(&self) -> usize {
-        self.answers
+    pub(super) fn answer_count(&self) -> usize {
+        self.answer_count
     }
 
     /// Bytes of blocks in all.

@@ -143,9 +143,10 @@ impl Connection {
 
     /// Tells the engine which blocks were sent, and the delay of what is sent if it is known anew.
     async fn sent(&self, batch: Batch, delay: Option<Duration>) -> Result<(), PeerError> {
-        if batch.answers() > 0 {
+        if batch.answer_count() > 0 {
+            let count = batch.answer_count();
             self.unanswered
-                .send_modify(|unanswered| *unanswered = unanswered.saturating_sub(batch.answers()));
+                .send_modify(|unanswered| *unanswered = unanswered.saturating_sub(count));
         }
         if batch.blocks().is_empty() {
             return Ok(());

@@ -3,7 +3,7 @@
 mod adopted;
 mod attested;
 mod faults;
-#[path = "../common/genesis.rs"]
+#[path = "../../../proto/tests/common/genesis.rs"]
 mod genesis;
 mod growing;
 mod http;

@@ -2,7 +2,7 @@
 
 mod common;
 mod control;
-#[path = "../common/genesis.rs"]
+#[path = "../../../proto/tests/common/genesis.rs"]
 mod genesis;
 mod get;
 mod under_control;

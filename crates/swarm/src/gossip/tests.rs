@@ -3,20 +3,23 @@
     reason = "runs of pieces are lists of ranges, often of one"
 )]
 
+use floodway_proto::digest;
 use floodway_proto::facts::{Accept, FactStore};
-use floodway_proto::genesis::{FinalTorrents, Flavors, Genesis, GenesisFile, OriginIdentity};
+use floodway_proto::genesis::Genesis;
 use floodway_proto::manifest::{Sealer, Status};
 use floodway_proto::record::{Attest, Fact, Lease, LeaseId, Record, SecretKey, State};
 use floodway_proto::wire::manifest::{RejectReason, sub};
-use floodway_proto::{SafeName, digest};
 
 use super::*;
 
 mod attest;
+#[path = "../../../proto/tests/common/genesis.rs"]
+mod common;
 mod follow;
 mod http;
 mod net;
 
+use common::control_key;
 use net::Net;
 
 const PIECE: u32 = 4 << 20;
@@ -26,44 +29,13 @@ fn ms(millis: u64) -> Time {
     Time::from_millis(millis)
 }
 
-fn control_key() -> SecretKey {
-    SecretKey::from_seed(&[1; 32])
-}
-
 fn relay_key() -> SecretKey {
     SecretKey::from_seed(&[2; 32])
 }
 
 fn genesis(pieces: u32) -> Genesis {
-    let name = SafeName::new("disk.img").unwrap();
-    Genesis {
-        created_unix_s: 1,
-        final_torrents: FinalTorrents {
-            flavors: Flavors::V1,
-            private: true,
-            source: String::new(),
-        },
-        keys: vec![control_key().public().to_bytes()],
-        files: vec![GenesisFile {
-            path: vec![name.clone()],
-            length: Some(u64::from(pieces) * u64::from(PIECE)),
-            url_suffix: String::new(),
-            etag: String::new(),
-            last_modified: String::new(),
-            version: String::new(),
-        }],
-        name,
-        nonce: [0; 16],
-        origin: OriginIdentity {
-            etag: String::new(),
-            last_modified: String::new(),
-            url_hash: digest::sha256(b"u"),
-            version: String::new(),
-        },
-        piece_length: PIECE,
-        strong: true,
-        trust: 0,
-    }
+    let length = u64::from(pieces) * u64::from(PIECE);
+    common::genesis("disk.img", Some(length), PIECE, "")
 }
 
 fn manifest(pieces: u32) -> Manifest {

@@ -10,7 +10,7 @@ use floodway_swarm::{
     SourceClass, SourceKey, Start, Swarm,
 };
 
-use crate::peer_up;
+use crate::{own_node, peer_up};
 
 const PIECES: u32 = 256;
 const SOURCE: SourceKey = SourceKey(0);
@@ -45,12 +45,7 @@ impl Bench {
     fn connect(&mut self, name: u8, says: Message) {
         let peer = PeerKey(name.into());
         self.feed(peer_up(name));
-        self.feed(Input::PeerExtended {
-            peer,
-            request_queue: None,
-            own: true,
-            hears_claims: name != 1,
-        });
+        self.feed(own_node(peer, name != 1));
         self.message(peer, says);
     }
 

@@ -22,3 +22,13 @@ fn peer_up(name: u8) -> Input {
         fast: true,
     }
 }
+
+/// The peer says that it is an own node, and perhaps that it hears claims.
+fn own_node(peer: PeerKey, hears_claims: bool) -> Input {
+    Input::PeerExtended {
+        peer,
+        request_queue: None,
+        own: true,
+        hears_claims,
+    }
+}

@@ -9,7 +9,7 @@ use floodway_swarm::{
     BufKey, Config, HangUp, Input, Output, PeerKey, Prefer, Sender, Start, Swarm,
 };
 
-use crate::peer_up;
+use crate::{own_node, peer_up};
 
 const PIECES: u32 = 256;
 const BLOCK: u32 = 16 * 1024;
@@ -53,12 +53,7 @@ impl Bench {
     fn meets(&mut self, name: u8, site: Site, says: Message) {
         let peer = PeerKey(name.into());
         self.feed(peer_up(name));
-        self.feed(Input::PeerExtended {
-            peer,
-            request_queue: None,
-            own: true,
-            hears_claims: false,
-        });
+        self.feed(own_node(peer, false));
         for message in [says, Message::Unchoke, Message::Interested] {
             self.feed(Input::PeerMessage { peer, message });
         }

@@ -1,10 +1,9 @@
 use floodway_api::sync::{ContentInfo, OfflineOrigin, PeerInfo};
-use floodway_proto::{ByteCount, NodeId};
-use floodway_store::{Hashes, Nodes, Spec, Store};
+use floodway_proto::{NodeId, digest};
 
 use super::*;
 use crate::SessionConfig;
-use crate::testing::genesis;
+use crate::testing::{genesis, unfinished};
 
 const SID: Sid = Sid([1; 32]);
 
@@ -186,37 +185,32 @@ async fn grants_and_peers_reach_the_job_they_are_for() {
     site.book.stop().await;
 }
 
+impl Site {
+    /// As after a run that was killed while it fetched version `etag` of `http://h/f`.
+    fn leave_unfinished(&self, etag: &str) -> Sid {
+        let mut genesis = genesis("f", Some(1 << 20), 1 << 18, etag);
+        genesis.origin.url_hash = digest::sha256(b"http://h/f");
+        self.book.tools.data.save_genesis(&genesis).unwrap();
+        std::fs::create_dir_all(&self.book.tools.dir).unwrap();
+        unfinished(self.book.tools.dir.join("f"), &genesis);
+        genesis.sid()
+    }
+
+    fn files(&self) -> usize {
+        std::fs::read_dir(&self.book.tools.dir).unwrap().count()
+    }
+}
+
 /// What an earlier run has begun of a content that nobody wants any more.
 #[tokio::test]
 async fn a_task_that_ended_while_the_agent_was_away_leaves_nothing_unfinished() {
     let mut site = site(tempfile::tempdir().unwrap()).await;
-    let genesis = genesis("f", Some(1 << 20), 1 << 18, "\"v1\"");
-    let sid = genesis.sid();
-    site.book.tools.data.save_genesis(&genesis).unwrap();
-    std::fs::create_dir(&site.book.tools.dir).unwrap();
-    let begun = Spec {
-        target: site.book.tools.dir.join("f"),
-        layout: genesis.layout().unwrap(),
-        identity: sid.0,
-        hashes: Hashes::Facts(Nodes::new()),
-        linear_digest: false,
-        adopts: None,
-        overwrite: false,
-        buffer_limit: ByteCount::mib(1),
-    };
-    let (store, _) = Store::open(begun, |_| ()).unwrap();
-    store.close().unwrap();
-    drop(store);
-    let left = || {
-        std::fs::read_dir(site.folder.path().join("files"))
-            .unwrap()
-            .count()
-    };
-    assert_eq!(left(), 2, "data and journal");
+    let sid = site.leave_unfinished("\"v1\"");
+    assert_eq!(site.files(), 2, "data and journal");
     // It waits for control's word of the content, and hears that the task is over.
     site.book
         .apply(reply(vec![order("a", Some(sid), "http://h/f")]));
     site.book.apply(reply(Vec::new()));
     site.book.stop().await;
-    assert_eq!(left(), 0);
+    assert_eq!(site.files(), 0);
 }

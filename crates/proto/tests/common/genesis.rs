@@ -1,4 +1,4 @@
-//! The genesis of a content of one file, for unit tests and both test binaries.
+//! The genesis of a content of one file, for tests of the crates above.
 
 use floodway_proto::genesis::{FinalTorrents, Flavors, Genesis, GenesisFile, OriginIdentity};
 use floodway_proto::record::SecretKey;
