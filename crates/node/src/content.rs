@@ -91,6 +91,8 @@ pub(crate) struct GrowthSeen {
     pub(crate) is_relay: bool,
     /// The newest record of control up to which all is known.
     head: watch::Sender<Head>,
+    /// The genesis as it is sent, once somebody has asked for it: that of a folder has megabytes.
+    genesis: Arc<OnceLock<Bytes>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -395,6 +397,16 @@ impl Content {
             let _ = send.send(known.map(look));
         })));
         seen.await.ok().flatten()
+    }
+
+    /// The encoded genesis of a growing content; `None` for others, and once it was stopped.
+    pub(crate) async fn genesis(&self) -> Option<Bytes> {
+        let encoded = Arc::clone(&self.shared.growth.as_ref()?.genesis);
+        self.look(move |known| {
+            let encode = || known.manifest.genesis().encode().into();
+            encoded.get_or_init(encode).clone()
+        })
+        .await
     }
 
     /// Changes when more records of a growing content are known; `None` for others.

@@ -1,10 +1,18 @@
 //! What several unit tests of this crate need.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use floodway_proto::ByteCount;
 use floodway_proto::genesis::Genesis;
+use floodway_proto::{ByteCount, NodeId};
 use floodway_store::{Hashes, Nodes, Spec, Store};
+use floodway_swarm::{Limits, Order, Prefer};
+use tokio::sync::{mpsc, watch};
+
+use crate::job::orders::Orders;
+use crate::job::{Apart, Board, Job, Place, Rules};
+use crate::reasons::Reasons;
+use crate::{Session, SessionConfig};
 
 #[path = "../../proto/tests/common/genesis.rs"]
 mod content;
@@ -29,4 +37,38 @@ pub(crate) fn begun(target: PathBuf, genesis: &Genesis) -> Store {
 /// One that was begun in an earlier run.
 pub(crate) fn unfinished(target: PathBuf, genesis: &Genesis) {
     begun(target, genesis).close().unwrap();
+}
+
+/// A job of nobody's, for what is to lie in this folder; and what gives it orders.
+pub(crate) async fn job(folder: &Path) -> (Job, watch::Sender<Orders>) {
+    let config = SessionConfig::new("127.0.0.1:0".parse().unwrap(), NodeId([1; 16]));
+    let (send_orders, orders) = watch::channel(Orders::default());
+    let job = Job {
+        session: Session::start(config).await.unwrap(),
+        link: None,
+        url: None,
+        rules: Rules {
+            place: Place::Folder(folder.to_owned()),
+            overwrite: false,
+            prefer: Prefer::Peers,
+            order: Order::RarestFirst,
+            foreground: false,
+            limits: Limits::default(),
+            linear_digest: false,
+            sha256: None,
+            no_origin: false,
+            no_p2p: false,
+            check: None,
+            peers: Vec::new(),
+        },
+        orders,
+        board: Board::new(mpsc::unbounded_channel().0),
+        reasons: Reasons::new(|_| ()),
+        listener: Arc::new(|_| ()),
+        sink: None,
+        one_get: false,
+        left: None,
+        apart: Apart::default(),
+    };
+    (job, send_orders)
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use axum::body::Bytes;
 use floodway_api::HexBytes;
 use floodway_proto::Layout;
 use floodway_proto::genesis::{Genesis, RECORD_LIMIT};
@@ -13,24 +14,25 @@ use floodway_proto::genesis::{Genesis, RECORD_LIMIT};
 pub(crate) struct KeptGenesis(Arc<Kept>);
 
 struct Kept {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     folder: OnceLock<Option<Layout>>,
 }
 
 impl KeptGenesis {
     pub(crate) fn new(bytes: Vec<u8>) -> Self {
         let folder = OnceLock::new();
+        let bytes = bytes.into();
         Self(Arc::new(Kept { bytes, folder }))
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &Bytes {
         &self.0.bytes
     }
 
     /// What goes into messages about other things too; `None`: it is too long for that.
     pub(crate) fn for_messages(&self) -> Option<HexBytes> {
         let is_short = self.0.bytes.len() <= RECORD_LIMIT;
-        is_short.then(|| HexBytes(self.0.bytes.clone()))
+        is_short.then(|| HexBytes(self.0.bytes.to_vec()))
     }
 
     /// How a folder divides into files and pieces; `None` of a single file.

@@ -283,7 +283,7 @@ async fn write(db: &mut SqliteConnection, change: &Change) -> Result<(), sqlx::E
         .bind(&row.etag)
         .bind(&row.last_modified)
         .bind(i64::from(row.ranges))
-        .bind(row.genesis.bytes())
+        .bind(&row.genesis.bytes()[..])
         .bind(&row.announce_key)
         .bind(row.info_hash.map(|hash| hash.0.to_vec()))
         .bind(row.root.map(|root| root.0.to_vec()))

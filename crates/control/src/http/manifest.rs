@@ -26,7 +26,7 @@ const WAIT_MAX: Duration = Duration::from_secs(25);
 /// What never changes may be kept for a year.
 const IMMUTABLE: &str = "private, max-age=31536000, immutable";
 
-fn bytes(body: Vec<u8>, cache: &'static str) -> Response {
+fn bytes(body: impl IntoResponse, cache: &'static str) -> Response {
     let mut response = body.into_response();
     let headers = response.headers_mut();
     let kind = HeaderValue::from_static("application/octet-stream");
@@ -43,7 +43,7 @@ pub(super) async fn genesis(
     let sid = sid(&path)?;
     reader.check(sid)?;
     let genesis = app.handle.call(move |core| core.genesis(sid)).await?;
-    Ok(bytes(genesis.bytes().to_vec(), IMMUTABLE))
+    Ok(bytes(genesis.bytes().clone(), IMMUTABLE))
 }
 
 pub(super) async fn head(
@@ -142,7 +142,7 @@ pub(super) async fn hashes(
         Algorithm::Sha256 => node.0.to_vec(),
         Algorithm::Sha1 => sha1.0.to_vec(),
     });
-    Ok(bytes(body.collect(), IMMUTABLE))
+    Ok(bytes(body.collect::<Vec<u8>>(), IMMUTABLE))
 }
 
 /// Digests of a final content, which are in the database only.

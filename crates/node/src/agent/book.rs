@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::TICKET_PAUSE;
 use crate::control_client::ControlClient;
 use crate::job::orders::{Orders, Refusal, Ticket};
-use crate::job::{Board, Job, Link, Nudge, Place, Rules};
+use crate::job::{Apart, Board, Job, Link, Nudge, Place, Rules};
 use crate::manifest::key;
 use crate::node::{RoleError, end_all};
 use crate::origin_source::same_host;
@@ -327,6 +327,7 @@ impl Book {
             sink: None,
             one_get: false,
             left: None,
+            apart: Apart::default(),
         };
         let data = Arc::clone(&self.tools.data);
         let task = tokio::spawn(execute(job, data));

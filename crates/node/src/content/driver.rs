@@ -149,6 +149,7 @@ pub(crate) async fn start(session: &Session, mut spec: ContentSpec) -> Result<Co
         growth: spec.growth.as_ref().map(|growth| GrowthSeen {
             is_relay: growth.is_relay,
             head: watch::channel(growth.manifest.complete_to()).0,
+            genesis: Arc::default(),
         }),
         names: RwLock::new(spec.names.clone()),
         torrents: RwLock::new(torrents(&spec)),

@@ -21,7 +21,7 @@ use url::Url;
 
 use crate::job::orders::Orders;
 use crate::job::sink::Sink;
-use crate::job::{Board, Fetched, Job, Listener, Place, Rules};
+use crate::job::{Apart, Board, Fetched, Job, Listener, Place, Rules};
 use crate::reasons::Reasons;
 use crate::seed::http_trackers;
 use crate::{Content, Session, SessionConfig, SourceShare};
@@ -354,6 +354,7 @@ fn job(
         sink: None,
         one_get: false,
         left: None,
+        apart: Apart::default(),
     })
 }
 

@@ -40,6 +40,7 @@ use crate::{Content, Finished, Progress, Session};
 use orders::{Orders, Situation, Start, Waiting, asks_ticket, start};
 
 pub use error::GetError;
+pub(crate) use genesis::Apart;
 pub(crate) use left::Left;
 
 /// How a file was verified.
@@ -308,6 +309,7 @@ pub(crate) struct Job {
     pub(crate) one_get: bool,
     /// Pieces of a content that was given up, for what takes its place.
     pub(crate) left: Option<Left>,
+    pub(crate) apart: Apart,
 }
 
 impl Job {
@@ -337,11 +339,11 @@ impl Job {
                     self.changed().await?;
                 }
                 Start::Growing(sid) => {
+                    let genesis = self.get_genesis(sid).await?;
                     // What is there already is compared once all hashes are known, with no byte fetched.
                     let is_new = |genesis: &Genesis| {
                         self.rules.overwrite || !self.rules.place.path(&genesis.name).exists()
                     };
-                    let genesis = self.get_genesis(sid).await?;
                     let Some(genesis) = genesis.filter(is_new) else {
                         self.changed().await?;
                         continue;

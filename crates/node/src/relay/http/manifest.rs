@@ -30,8 +30,7 @@ pub(super) async fn genesis(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let content = by_capability(&serving, &sid, &headers)?.content;
-    let genesis = content.look(|known| known.manifest.genesis().encode());
-    let genesis = genesis.await.ok_or(Refusal::NotSigned)?;
+    let genesis = content.genesis().await.ok_or(Refusal::NotSigned)?;
     reply(genesis, IMMUTABLE)
 }
 
@@ -180,11 +179,11 @@ fn proven(facts: &FactStore, piece: u32) -> Option<Sha256> {
     facts.piece_hash(piece).filter(|_| facts.is_proven(piece))
 }
 
-fn reply(bytes: Vec<u8>, cache: &str) -> Result<Response, Refusal> {
+fn reply(bytes: impl Into<Body>, cache: &str) -> Result<Response, Refusal> {
     let builder = Response::builder()
         .header(header::CONTENT_TYPE, OCTETS)
         .header(header::CACHE_CONTROL, cache);
-    finish(builder, Body::from(bytes))
+    finish(builder, bytes.into())
 }
 
 #[cfg(test)]
