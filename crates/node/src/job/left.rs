@@ -14,8 +14,8 @@ use floodway_store::{Nodes, OpenError, Predecessor, discard_unfinished, unfinish
 use super::{GetError, Job};
 use crate::Content;
 
-/// Unfinished data on this disk. What nobody has taken over of it is removed with this, also when the node is stopped in order before
-/// something takes its place: a later run then fetches it anew, where one after a kill finds it by its journal.
+/// Unfinished data on this disk. What nobody takes over of it is removed by [`Job::leave`], not with this: of a node that is stopped
+/// before something takes its place it stays, and a later run finds it by its journal, as after a kill.
 #[derive(Debug)]
 pub(crate) struct Left {
     path: PathBuf,
@@ -98,10 +98,10 @@ impl Job {
 
     /// Something is left instead of what was left before. What nobody took over of that is removed.
     pub(super) async fn leave(&mut self, left: Option<Left>) {
-        let old = std::mem::replace(&mut self.left, left);
-        if let Err(error) = tokio::task::spawn_blocking(move || drop(old)).await {
-            tracing::error!(%error, "a defect broke the store");
-        }
+        let Some(old) = std::mem::replace(&mut self.left, left) else {
+            return;
+        };
+        in_background(move || discard(&old.path, old.genesis.sid())).await;
     }
 
     /// The content is not wanted any more: removes what an earlier run has begun of it, also where this one never came to go on with it.
@@ -110,10 +110,7 @@ impl Job {
             return;
         };
         let path = self.rules.place.path(&name);
-        let removing = tokio::task::spawn_blocking(move || discard(&path, sid));
-        if let Err(error) = removing.await {
-            tracing::error!(%error, "a defect broke the store");
-        }
+        in_background(move || discard(&path, sid)).await;
     }
 
     /// What the file of a content is called, if that is known here.
@@ -128,9 +125,9 @@ impl Job {
     }
 }
 
-impl Drop for Left {
-    fn drop(&mut self) {
-        discard(&self.path, self.genesis.sid());
+async fn in_background(work: impl FnOnce() + Send + 'static) {
+    if let Err(error) = tokio::task::spawn_blocking(work).await {
+        tracing::error!(%error, "a defect broke the store");
     }
 }
 
@@ -143,27 +140,4 @@ fn discard(path: &Path, sid: Sid) {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::{begun, genesis};
-
-    #[test]
-    fn what_nobody_took_over_is_removed_and_what_somebody_has_open_stays() {
-        let folder = tempfile::tempdir().unwrap();
-        let genesis = genesis("f", Some(1 << 20), 1 << 18, "\"v1\"");
-        let store = begun(folder.path().join("f"), &genesis);
-        let left = || Left {
-            path: folder.path().join("f"),
-            genesis: genesis.clone(),
-            proven: Nodes::new(),
-        };
-        let files = || std::fs::read_dir(folder.path()).unwrap().count();
-        drop(left());
-        assert_eq!(files(), 2, "data and journal");
-        store.close().unwrap();
-        drop(store);
-        // As when the task that waits for a successor is aborted.
-        drop(left());
-        assert_eq!(files(), 0);
-    }
-}
+mod tests;

@@ -319,8 +319,10 @@ impl Job {
     /// [`GetError`].
     pub(crate) async fn fetch(&mut self) -> Result<Fetched, GetError> {
         let result = self.fetch_as_told().await;
-        // Nothing has taken its place.
-        self.leave(None).await;
+        // Nothing has taken its place. Who is only stopped goes on in its next run.
+        if !matches!(result, Err(GetError::Interrupted)) {
+            self.leave(None).await;
+        }
         result
     }
 
