@@ -19,7 +19,7 @@ use tokio::task::JoinHandle;
 use super::TICKET_PAUSE;
 use crate::control_client::ControlClient;
 use crate::job::orders::{Orders, Refusal, Ticket};
-use crate::job::{Apart, Board, Job, Link, Nudge, Place, Rules};
+use crate::job::{Apart, Board, Job, Link, Nudge, Place, Rules, Wanted, sweep};
 use crate::manifest::key;
 use crate::node::{RoleError, end_all};
 use crate::origin_source::same_host;
@@ -63,6 +63,8 @@ pub(super) struct Book {
     jobs: BTreeMap<u64, Running>,
     /// Jobs that were cancelled and are cleaning up.
     leaving: Vec<JoinHandle<()>>,
+    /// What no task will take over any more has been removed since the last task ended.
+    swept: bool,
     next_job: u64,
     policy: Policy,
     /// The key by which control signs, as this node first saw it.
@@ -96,6 +98,7 @@ impl Book {
             tasks: BTreeMap::new(),
             jobs: BTreeMap::new(),
             leaving: Vec::new(),
+            swept: false,
             next_job: 0,
             policy: Policy::default(),
             control_key: None,
@@ -225,6 +228,7 @@ impl Book {
         for id in over {
             tracing::info!(task = id, "the task is over");
             self.tasks.remove(&id);
+            self.swept = false;
         }
         for order in std::mem::take(&mut reply.tasks) {
             match self.tasks.get_mut(&order.task) {
@@ -239,6 +243,7 @@ impl Book {
             }
         }
         self.end_unwanted();
+        self.sweep();
         for job in self.jobs.values_mut() {
             job.instruct(&reply, self.away, self.control_key);
         }
@@ -253,6 +258,39 @@ impl Book {
             job.orders.send_modify(|orders| orders.cancelled = true);
             self.leaving.push(job.task);
         }
+    }
+
+    /// Removes what earlier runs left of contents that no task is for, and that nothing will take the place of: a task may have ended
+    /// before its successor began.
+    fn sweep(&mut self) {
+        if std::mem::replace(&mut self.swept, true) {
+            return;
+        }
+        let mut wanted = Wanted::default();
+        for task in self.tasks.values() {
+            if let Some(sid) = task.order.sid {
+                wanted.content(sid);
+            }
+            if task.job.is_some() {
+                wanted.object(&task.order.url);
+            }
+        }
+        for job in self.jobs.values() {
+            let serving = job.board.get().serving.map(|serving| serving.sid);
+            job.sid
+                .into_iter()
+                .chain(serving)
+                .for_each(|sid| wanted.content(sid));
+        }
+        let leaving = std::mem::take(&mut self.leaving);
+        let (data, folder) = (Arc::clone(&self.tools.data), self.tools.dir.clone());
+        self.leaving.push(tokio::spawn(async move {
+            end_all(leaving).await;
+            let swept = tokio::task::spawn_blocking(move || sweep(&data, &folder, &wanted));
+            if let Err(error) = swept.await {
+                tracing::error!(%error, "a defect broke the store");
+            }
+        }));
     }
 
     /// Takes a task on: by the job that does the same content already, or by a new one.

@@ -3,16 +3,18 @@
 //! The successor of a changed object, or of one of which a fact proved false, holds equal pieces at once and fetches the others. A
 //! download from the origin instead of relays that are gone goes on with what was verified of the same version.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use floodway_origin::Validator;
 use floodway_proto::genesis::Genesis;
 use floodway_proto::metainfo::Metainfo;
-use floodway_proto::{Layout, PieceIndex, SafeName, Sid};
+use floodway_proto::{Layout, PieceIndex, SafeName, Sha256, Sid, digest};
 use floodway_store::{Nodes, OpenError, Predecessor, discard_unfinished, unfinished_identity};
 
-use super::{GetError, Job};
+use super::{GetError, Job, Place};
 use crate::Content;
+use crate::state::DataDir;
 
 /// Unfinished data on this disk. What nobody takes over of it is removed by [`Job::leave`], not with this: of a node that is stopped
 /// before something takes its place it stays, and a later run finds it by its journal, as after a kill.
@@ -123,6 +125,49 @@ impl Job {
             .ok()
             .map(|torrent| torrent.info.name)
     }
+}
+
+/// What the tasks of an agent need of the contents in its folder.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    sids: BTreeSet<Sid>,
+    /// Digests of the URLs whose objects are fetched: a content of an earlier version may be taken over.
+    urls: BTreeSet<Sha256>,
+}
+
+impl Wanted {
+    /// A task is for this content.
+    pub(crate) fn content(&mut self, sid: Sid) {
+        self.sids.insert(sid);
+    }
+
+    /// A job fetches what is there.
+    pub(crate) fn object(&mut self, url: &str) {
+        self.urls.insert(digest::sha256(url.as_bytes()));
+    }
+}
+
+/// Removes what earlier runs left in this folder that no task will take over any more, and forgets all contents but those that are
+/// wanted. Blocks.
+pub(crate) fn sweep(data: &DataDir, folder: &Path, wanted: &Wanted) {
+    let place = Place::Folder(folder.to_owned());
+    data.retain_contents(|sid| {
+        if wanted.sids.contains(&sid) {
+            return true;
+        }
+        let Some(genesis) = data.genesis(sid) else {
+            return false;
+        };
+        let path = place.path(&genesis.name);
+        if unfinished_identity(&path) != Some(sid.0) {
+            return false;
+        }
+        let is_awaited = wanted.urls.contains(&genesis.origin.url_hash);
+        if !is_awaited {
+            discard(&path, sid);
+        }
+        is_awaited
+    });
 }
 
 async fn in_background(work: impl FnOnce() + Send + 'static) {

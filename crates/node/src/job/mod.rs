@@ -41,7 +41,7 @@ use orders::{Orders, Situation, Start, Waiting, asks_ticket, start};
 
 pub use error::GetError;
 pub(crate) use genesis::Apart;
-pub(crate) use left::Left;
+pub(crate) use left::{Left, Wanted, sweep};
 
 /// How a file was verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]

@@ -214,3 +214,34 @@ async fn a_task_that_ended_while_the_agent_was_away_leaves_nothing_unfinished() 
     site.book.stop().await;
     assert_eq!(site.files(), 0);
 }
+
+#[tokio::test]
+async fn what_is_left_of_a_predecessor_goes_with_the_last_task_for_its_url() {
+    let mut site = site(tempfile::tempdir().unwrap()).await;
+    let old = site.leave_unfinished("\"v1\"");
+    let kept = |site: &Site| site.book.tools.data.genesis(old).is_some();
+    let both = ["a", "b"].map(|task| order(task, Some(SID), "http://h/f"));
+    let other = order("c", None, "http://h/g");
+    let [first, last] = both.clone();
+    site.book
+        .apply(reply(vec![first, last.clone(), other.clone()]));
+    site.book.apply(reply(vec![last, other.clone()]));
+    end_all(std::mem::take(&mut site.book.leaving)).await;
+    assert!(site.files() == 2 && kept(&site), "its successor may begin");
+    site.book.apply(reply(vec![other]));
+    end_all(std::mem::take(&mut site.book.leaving)).await;
+    assert!(site.files() == 0 && !kept(&site));
+    site.book.stop().await;
+}
+
+#[tokio::test]
+async fn what_an_earlier_run_left_for_a_task_that_is_over_goes_at_the_first_word_of_control() {
+    let mut site = site(tempfile::tempdir().unwrap()).await;
+    site.leave_unfinished("\"v1\"");
+    site.book.restore().unwrap();
+    end_all(std::mem::take(&mut site.book.leaving)).await;
+    assert_eq!(site.files(), 2, "nobody knows what control wants");
+    site.book.apply(reply(Vec::new()));
+    site.book.stop().await;
+    assert_eq!(site.files(), 0);
+}
