@@ -173,7 +173,7 @@ mod tests {
         let whole = packet(b"aaaabbbbccccdd");
         assert_eq!(
             survivors(&whole, || false),
-            [whole.clone()],
+            std::slice::from_ref(&whole),
             "nothing is lost"
         );
         assert!(survivors(&whole, || true).is_empty(), "everything is");
@@ -209,7 +209,7 @@ mod tests {
     fn small_packets_are_lost_as_a_whole() {
         let mut small = packet(b"aaa");
         small[KIND] = KIND_NONE;
-        assert_eq!(survivors(&small, || false), [small.clone()]);
+        assert_eq!(survivors(&small, || false), std::slice::from_ref(&small));
         assert!(survivors(&small, || true).is_empty());
     }
 }
