@@ -215,7 +215,7 @@ pub struct ControlPlan {
     /// An answer takes this long.
     pub delay: Duration,
     /// Peers named in one answer: anybody where there is one site. Where there are more, nodes of the asker's own; and to who brings
-    /// pieces there two fifths of others that bring the same to theirs.
+    /// pieces there a fifth of others that bring the same to theirs.
     pub peers: usize,
     /// How often a node asks again.
     pub every: Duration,

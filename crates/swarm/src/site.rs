@@ -21,9 +21,10 @@ use crate::swarm::Swarm;
 
 /// A part of which nothing came for so long, and up to as much again by chance, may be brought by anybody.
 const PATIENCE: Duration = Duration::from_secs(4);
-/// Of the connections of a node that brings pieces, so many of a hundred may be to its own site, and to others.
-const NEAR_MAX: usize = 60;
-const FAR_MAX: usize = 50;
+/// Of the connections of a node that brings pieces, so many of a hundred may be to its own site, and to others. Its part is
+/// brought in the first seconds; all the rest comes from its own site, late where it has a few slow neighbours only.
+const NEAR_MAX: usize = 80;
+const FAR_MAX: usize = 25;
 
 /// What comes to our site, and by whom.
 #[derive(Clone, Debug, Default)]

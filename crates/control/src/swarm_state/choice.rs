@@ -7,8 +7,8 @@ use floodway_proto::{NodeId, PARTS, Sid};
 
 use super::{LOOKED_AT_MAX, PeerKey, Swarm, Swarms};
 
-/// So many of five peers that a bringer is told of are those that bring the same to other sites.
-const FAR_OF_FIVE: usize = 2;
+/// One of so many peers that a bringer is told of brings the same to other sites: few are needed, and only at first.
+const FAR_OF: usize = 5;
 /// A relay is named to those that bring a part to so many sites; these serve the others. So all find room there.
 const SITES_OF_RELAY: usize = 3;
 /// Where a node's own site has not enough peers, one of so many may be of other sites without bringing the same: the way to
@@ -59,7 +59,7 @@ impl Swarms {
         let rest = swarm.around(rng.u64(..)).take(LOOKED_AT_MAX);
         if let Some(parts) = &asker.brings {
             let far = swarm.counterparts(asker, parts, rng);
-            chosen.add(far.iter().copied(), most * FAR_OF_FIVE / 5);
+            chosen.add(far.iter().copied(), most / FAR_OF);
             chosen.add(near, most);
             chosen.add(far.into_iter(), most);
             let spare = most.min(chosen.peers.len() + most / SPARE_OF);

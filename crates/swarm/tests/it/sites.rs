@@ -203,18 +203,33 @@ fn first_copies_are_dealt_to_those_who_bring_them() {
     assert!(suggested(3).iter().all(|part| !(2..4).contains(part)));
 }
 
-/// Its own site must not take all the room that a bringer needs for peers of other sites.
+/// Its own site must not take all the room that a bringer needs for peers of other sites, nor these what it needs for most of
+/// the pieces.
 #[test]
-fn who_brings_keeps_room_for_other_sites() {
+fn who_brings_keeps_room_for_both_kinds() {
     let mut bench = Bench::of_oslo(3, 4);
-    for name in 1..=7 {
+    let refused = |bench: &mut Bench| {
+        let full = |output| match output {
+            Output::HangUp {
+                peer,
+                reason: HangUp::Full,
+            } => Some(peer),
+            _ => None,
+        };
+        bench
+            .outputs()
+            .into_iter()
+            .filter_map(full)
+            .collect::<Vec<_>>()
+    };
+    for name in 1..=3 {
+        bench.meets(name, at("bergen", 3, 4), Message::HaveNone);
+    }
+    assert_eq!(refused(&mut bench), [PeerKey(3)]);
+    for name in 11..=19 {
         bench.meets(name, at("oslo", 0, 0), Message::HaveNone);
     }
-    let refused = |output: &Output| matches!(output, Output::HangUp { peer, reason: HangUp::Full } if *peer == PeerKey(7));
-    assert!(bench.outputs().iter().any(refused));
-    bench.meets(8, at("bergen", 3, 4), Message::HaveNone);
-    let is_hang_up = |output: &Output| matches!(output, Output::HangUp { .. });
-    assert!(!bench.outputs().iter().any(is_hang_up));
+    assert_eq!(refused(&mut bench), [PeerKey(19)]);
 }
 
 #[test]
