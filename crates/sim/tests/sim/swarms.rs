@@ -250,7 +250,7 @@ fn first_copies_are_spread_and_not_repeated() {
     for seed in seeds().take(5) {
         let report = finishes(&floodway_sim::scenarios::named("s1").unwrap(), seed);
         assert!(
-            report.source_copies() < 1.08 && report.efficiency() > 0.95,
+            report.source_copies() < 1.08 && report.efficiency() > 0.93,
             "{}",
             report.summary()
         );
