@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use floodway_proto::{BlockId, ByteRate, Layout, PieceIndex};
-use floodway_swarm::{Input, Sender};
+use floodway_swarm::{Input, PeerKey, Sender};
 
 use crate::events::What;
 use crate::net::{Flow, FlowId, FlowKind, Packet, Turn};
@@ -109,7 +109,7 @@ impl World<'_> {
             self.net.hosts[host].sent += u64::from(self.layout.block_size(block));
             if let FlowKind::Peer { from, from_key, .. } = kind {
                 let peer = from_key;
-                let queueing = self.queueing(host);
+                let queueing = self.queueing(host, peer);
                 let sent = [Input::BlockSent { peer, block }];
                 self.inputs(from, sent.into_iter().chain(queueing));
             }
@@ -117,13 +117,13 @@ impl World<'_> {
     }
 
     /// How long what this host sends waits, when it is to hear of it.
-    fn queueing(&mut self, host: usize) -> Option<Input> {
+    fn queueing(&mut self, host: usize, peer: PeerKey) -> Option<Input> {
         let layout = &self.layout;
         let delay = self.net.queueing(host, self.now, |flow, all| {
             let packets = flow.queue.iter().take(if all { usize::MAX } else { 1 });
             packets.map(|packet| packet.bytes(layout)).sum()
         });
-        delay.map(|delay| Input::Queueing { delay })
+        delay.map(|delay| Input::Queueing { peer, delay })
     }
 
     /// The flow has something to send.

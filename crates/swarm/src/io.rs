@@ -126,6 +126,8 @@ pub enum Input {
     /// What is sent to a peer waits so long in queues on its way: its round trip less the shortest one (the queueing delay of
     /// RFC 6817). To be told now and then while blocks are sent, where the system knows.
     Queueing {
+        /// To whom.
+        peer: PeerKey,
         /// How long.
         delay: Duration,
     },

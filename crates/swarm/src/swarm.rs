@@ -94,7 +94,7 @@ pub struct Swarm {
     pub(crate) uploads: BTreeSet<PeerKey>,
     /// Bytes handed to the driver and not yet in sockets, those to stuck peers aside.
     pub(crate) sending: u64,
-    /// How long what we send waits in queues, smoothed.
+    /// How long what we send to own nodes waits in queues, smoothed.
     pub(crate) queueing: Duration,
     /// Peers that are no own nodes and have an upload slot.
     pub(crate) slots_taken: BTreeSet<PeerKey>,
@@ -286,7 +286,7 @@ impl Swarm {
             Input::PeerMessage { peer, message } => self.peer_message(peer, message),
             Input::Block { from, block, buf } => self.block_in(from, block, buf),
             Input::BlockSent { peer, block } => self.block_sent(peer, block),
-            Input::Queueing { delay } => self.uplink_queues(delay),
+            Input::Queueing { peer, delay } => self.uplink_queues(peer, delay),
             Input::Banish { peer } => {
                 self.hang_up(
                     peer,

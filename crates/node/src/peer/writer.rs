@@ -158,7 +158,7 @@ impl Connection {
         let peer = self.key;
         let sent = batch.blocks().iter();
         let sent = sent.map(|&block| Input::BlockSent { peer, block });
-        let delay = delay.map(|delay| Input::Queueing { delay });
+        let delay = delay.map(|delay| Input::Queueing { peer, delay });
         let items = sent.chain(delay).map(Item::Input).collect();
         self.session.send_pool().give(batch.into_buffer());
         let packet = Packet::Items {

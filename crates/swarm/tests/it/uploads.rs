@@ -6,14 +6,14 @@ use floodway_proto::wire::{Message, Request};
 use floodway_proto::{Layout, PeerName, Time};
 use floodway_swarm::{Config, Input, Output, PeerKey, Start, Swarm};
 
-use crate::peer_up;
+use crate::{own_node, peer_up};
 
 const BLOCK: u32 = 16 * 1024;
 const BLOCKS: u32 = 64;
 const PEER: PeerKey = PeerKey(1);
 
 /// How many blocks are sent when the peer asks for all at once, and what was sent before waited so long.
-fn in_hand(queueing: Duration) -> u32 {
+fn in_hand(own: bool, queueing: Duration) -> u32 {
     let layout = Layout::new(Some((BLOCK * BLOCKS).into()), BLOCK * BLOCKS).unwrap();
     let config = Config::new(PeerName([5; 20]));
     let mut start = Start::empty(1);
@@ -22,6 +22,9 @@ fn in_hand(queueing: Duration) -> u32 {
     let now = Time::from_millis(1000);
     let mut feed = |input| swarm.handle_input(now, input);
     feed(peer_up(1));
+    if own {
+        feed(own_node(PEER, false));
+    }
     for message in [Message::HaveNone, Message::Interested] {
         feed(Input::PeerMessage {
             peer: PEER,
@@ -29,7 +32,10 @@ fn in_hand(queueing: Duration) -> u32 {
         });
     }
     for _ in 0..30 {
-        feed(Input::Queueing { delay: queueing });
+        feed(Input::Queueing {
+            peer: PEER,
+            delay: queueing,
+        });
     }
     for index in 0..BLOCKS {
         let request = Request {
@@ -53,11 +59,17 @@ fn in_hand(queueing: Duration) -> u32 {
 }
 
 #[test]
-fn little_is_in_hand_before_a_full_uplink() {
-    assert_eq!(
-        in_hand(Duration::ZERO) * BLOCK,
-        256 * 1024,
-        "it is not full"
-    );
-    assert_eq!(in_hand(Duration::from_millis(100)) * BLOCK, 64 * 1024);
+fn little_is_in_hand_for_own_nodes_before_a_full_uplink() {
+    let full = Duration::from_millis(100);
+    for (own, queueing, kib) in [
+        (true, Duration::ZERO, 256),
+        (true, full, 64),
+        (false, full, 256),
+    ] {
+        assert_eq!(
+            in_hand(own, queueing) * BLOCK,
+            kib * 1024,
+            "{own} {queueing:?}"
+        );
+    }
 }
