@@ -67,14 +67,13 @@ fn round_trips(_: &TcpStream) -> Option<(u32, u32)> {
     None
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
     use super::*;
 
-    #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn an_idle_path_has_no_queue() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

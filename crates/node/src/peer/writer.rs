@@ -82,7 +82,10 @@ impl Connection {
             unsent.took(stream.as_ref(), length);
             self.session.up().charge(length);
             self.sent(messages, None).await?;
-            let delay = queueing.delay(stream.as_ref());
+            let has_blocks = !answers.blocks().is_empty();
+            let delay = has_blocks
+                .then(|| queueing.delay(stream.as_ref()))
+                .flatten();
             self.sent(answers, delay).await?;
         }
     }
