@@ -130,8 +130,8 @@ fn folded(bytes: &[u8]) -> u16 {
         .chunks(2)
         .map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0)))
         .sum();
-    while let Some(carry @ 1..) = Some(sum >> 16) {
-        sum = (sum & 0xffff) + carry;
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
     }
     u16::try_from(sum).unwrap_or(u16::MAX)
 }
