@@ -163,8 +163,7 @@ impl Swarm {
         }
     }
 
-    /// Own nodes pass on at once what they get. Stock peers choke each other for seconds: among these little in hand gains
-    /// nothing, and costs some of the rate.
+    /// Own nodes pass on at once what they get. Stock peers choke each other for seconds: among these little in hand gains nothing.
     pub(crate) fn uplink_queues(&mut self, peer: PeerKey, delay: Duration) {
         if self.peers.get(&peer).is_some_and(|peer| peer.own) {
             self.queueing = (self.queueing * 7 + delay) / 8;
