@@ -6,11 +6,10 @@ use std::sync::Arc;
 use floodway_proto::genesis::Genesis;
 use floodway_proto::{ByteCount, NodeId};
 use floodway_store::{Hashes, Nodes, Spec, Store};
-use floodway_swarm::{Limits, Order, Prefer};
 use tokio::sync::{mpsc, watch};
 
 use crate::job::orders::Orders;
-use crate::job::{Apart, Board, Job, Place, Rules};
+use crate::job::{Apart, Board, Job, Rules};
 use crate::reasons::Reasons;
 use crate::{Session, SessionConfig};
 
@@ -47,20 +46,7 @@ pub(crate) async fn job(folder: &Path) -> (Job, watch::Sender<Orders>) {
         session: Session::start(config).await.unwrap(),
         link: None,
         url: None,
-        rules: Rules {
-            place: Place::Folder(folder.to_owned()),
-            overwrite: false,
-            prefer: Prefer::Peers,
-            order: Order::RarestFirst,
-            foreground: false,
-            limits: Limits::default(),
-            linear_digest: false,
-            sha256: None,
-            no_origin: false,
-            no_p2p: false,
-            check: None,
-            peers: Vec::new(),
-        },
+        rules: Rules::of_agent(folder.to_owned()),
         orders,
         board: Board::new(mpsc::unbounded_channel().0),
         reasons: Reasons::new(|_| ()),

@@ -402,17 +402,18 @@ pub(crate) fn keep_only(path: &Path, spans: &[FileSpan]) -> Result<(), StoreErro
     Ok(())
 }
 
+/// Opens the file for reading and writing, with what is in it; creates it if need be.
+pub(crate) fn open_or_create(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    options.open(path)
+}
+
 /// Creates the file if need be and gives it its length, if that is known. Also returns the length it had, if it was there.
 fn create_file(path: &Path, length: Option<u64>) -> Result<(File, Option<u64>), StoreError> {
     let fail = |action| move |source| StoreError::new(path, action, source);
     let was_there = path.symlink_metadata().is_ok();
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(fail("create"))?;
+    let file = open_or_create(path).map_err(fail("create"))?;
     let before = file.metadata().map_err(fail("examine"))?.len();
     if let Some(length) = length.filter(|&length| length != before) {
         file.set_len(length).map_err(fail("set the length of"))?;

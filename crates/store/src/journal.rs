@@ -14,7 +14,7 @@ use floodway_proto::PieceIndex;
 use floodway_proto::digest::PieceDigest;
 
 use crate::error::{OpenError, StoreError};
-use crate::files::sync_folder;
+use crate::files::{open_or_create, sync_folder};
 
 mod record;
 #[cfg(test)]
@@ -120,13 +120,7 @@ impl Recorded {
 pub fn lock_journal(path: &Path, target: &Path) -> Result<File, OpenError> {
     let fail = |action| move |source: io::Error| StoreError::new(path, action, source);
     loop {
-        let file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(fail("create"))?;
+        let file = open_or_create(path).map_err(fail("create"))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(OpenError::Locked(target.to_owned())),

@@ -11,7 +11,6 @@ use floodway_api::sync::{
 use floodway_origin::SourceUrl;
 use floodway_proto::Sid;
 use floodway_store::unfinished_identity;
-use floodway_swarm::{Limits, Order as PieceOrder, Prefer};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -344,18 +343,8 @@ impl Book {
                 data: Some(Arc::clone(&self.tools.data)),
             }),
             rules: Rules {
-                place: Place::Folder(self.tools.dir.clone()),
-                overwrite: false,
-                prefer: Prefer::Peers,
-                order: PieceOrder::RarestFirst,
-                foreground: false,
-                limits: Limits::default(),
-                linear_digest: false,
-                sha256: None,
-                no_origin: false,
-                no_p2p: false,
                 check: url.as_ref().map(same_host),
-                peers: Vec::new(),
+                ..Rules::of_agent(self.tools.dir.clone())
             },
             url,
             orders: seen,

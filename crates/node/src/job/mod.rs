@@ -106,6 +106,26 @@ pub(crate) struct Rules {
     pub(crate) peers: Vec<SocketAddr>,
 }
 
+impl Rules {
+    /// Those of an agent that keeps what it fetches in this folder: in the background, for peers first.
+    pub(crate) fn of_agent(folder: PathBuf) -> Self {
+        Self {
+            place: Place::Folder(folder),
+            overwrite: false,
+            prefer: Prefer::Peers,
+            order: Order::RarestFirst,
+            foreground: false,
+            limits: Limits::default(),
+            linear_digest: false,
+            sha256: None,
+            no_origin: false,
+            no_p2p: false,
+            check: None,
+            peers: Vec::new(),
+        }
+    }
+}
+
 /// Where a job has control and its own memory.
 #[derive(Clone)]
 pub(crate) struct Link {
