@@ -55,6 +55,8 @@ pub(crate) struct Node {
     pub(crate) parked: Option<(BufKey, bool)>,
     /// News of pieces wait to be sent.
     pub(crate) has_news: bool,
+    /// When it last told what it had gathered.
+    pub(crate) told_at: Option<Time>,
     /// Blocks that a stalling node has still sent.
     pub(crate) served: u64,
     /// Its disk is busy until then.
@@ -103,6 +105,7 @@ impl Node {
             next_buf: 0,
             parked: None,
             has_news: false,
+            told_at: None,
             served: 0,
             disk_free_at: Time::ZERO,
             disk_refuses: false,

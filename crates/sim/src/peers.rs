@@ -116,7 +116,8 @@ impl World<'_> {
         if !gather.is_zero() && matches!(message, Message::Have(_)) {
             connection.news.push(message);
             if !std::mem::replace(&mut node.has_news, true) {
-                self.after(gather, What::TellPieces(at));
+                let due = node.told_at.map_or(self.now, |told| told + gather);
+                self.at(due, What::TellPieces(at));
             }
             return;
         }
@@ -133,6 +134,7 @@ impl World<'_> {
     /// Sends the news that a node has gathered, one packet for each peer.
     pub(crate) fn tell_pieces(&mut self, at: usize) {
         self.nodes[at].has_news = false;
+        self.nodes[at].told_at = Some(self.now);
         let connections = self.nodes[at].connections.values_mut();
         let news: Vec<_> = connections
             .filter(|connection| !connection.news.is_empty())

@@ -197,22 +197,19 @@ impl<'a> World<'a> {
         }
         let away = |outage: &(Time, Time)| (outage.0..outage.1).contains(&self.now);
         if !control.outage.as_ref().is_some_and(away) {
-            if self.plan.sites() > 1 {
-                // With all in mind that asked at the same time: else the first of a site would have all its parts.
-                self.after(control.delay, What::ControlAnswers(at));
-            } else {
-                let others = self.directory.answer(&mut self.rng, at, control.peers);
-                let found = others.into_iter().map(address).collect();
-                self.input_after(control.delay, at, Input::PeersFound(found));
-            }
+            self.after(control.delay, What::ControlAnswers(at));
         }
         self.after(control.every, What::AskControl(at));
     }
 
+    /// With all in mind that asked at the same time, as the real one answers again when a swarm changes: else the first of a
+    /// site would have all its parts, and the first behind NAT nobody to dial.
     fn control_answers(&mut self, at: usize) {
-        let site = self.directory.site(at);
-        self.nodes[at].site = Some(site);
-        self.input(at, Input::Site(site));
+        if self.plan.sites() > 1 {
+            let site = self.directory.site(at);
+            self.nodes[at].site = Some(site);
+            self.input(at, Input::Site(site));
+        }
         if self.nodes[at].held.is_full() {
             return;
         }
