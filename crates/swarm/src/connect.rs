@@ -75,14 +75,7 @@ impl Swarm {
         if !inbound {
             self.dialer.connected(addr);
         }
-        let mut peer = Peer::new(
-            self.now,
-            addr,
-            name,
-            inbound,
-            fast,
-            self.layout.piece_count(),
-        );
+        let mut peer = Peer::new(self.now, addr, name, inbound, fast, &self.layout);
         // BEP 3: what we have goes first, and may be left out when it is nothing.
         let offered = self.offered();
         let is_all = self.layout.length().is_some() && offered.is_full();

@@ -8,7 +8,7 @@ use floodway_proto::{BlockId, PieceIndex};
 use crate::blocks::{Block, Giver, Partial};
 use crate::config::{Order, Rule};
 use crate::io::{BufKey, Event, HangUp, Output, PeerKey, Sender, SourceClass, Verdict};
-use crate::peer::{DEPTH_MIN, Peer};
+use crate::peer::{Peer, depth_min};
 use crate::picker::Tie;
 use crate::swarm::Swarm;
 
@@ -42,7 +42,7 @@ impl Swarm {
             let depth = if self.follows(Rule::DepthByRate) {
                 peer.depth(self.now, self.layout.block_length())
             } else {
-                DEPTH_MIN
+                depth_min(self.layout.block_length())
             };
             if !peer.may_ask() || peer.asked.len() >= depth {
                 return;
@@ -489,13 +489,15 @@ impl Swarm {
     /// Tells everyone that the piece can be had here. `was_wanted`: until now it was wanted of those who have it.
     pub(crate) fn offer(&mut self, piece: u32, was_wanted: bool) {
         self.offer_first_copy(piece);
+        let furthest_first = self.follows(Rule::FurthestFirst);
         for key in self.peers.keys().copied().collect::<Vec<_>>() {
             let Some(peer) = self.peers.get_mut(&key) else {
                 continue;
             };
             let has = peer.have.get(piece);
-            // A peer that spreads first copies must hear that this one has arrived, though it has the piece itself.
-            let tell = !has || peer.spreads;
+            // A peer that spreads first copies must hear that this one has arrived, though it has the piece itself; and
+            // own nodes how far we are, for they serve those first that are furthest from done.
+            let tell = !has || peer.spreads || (peer.own && furthest_first);
             if has && was_wanted {
                 peer.wanted = peer.wanted.saturating_sub(1);
                 self.update_interest(key);

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use floodway_proto::{Bitfield, BlockId, PeerName, Site, Time};
+use floodway_proto::{Bitfield, BlockId, Layout, PeerName, Site, Time};
 
 use crate::rate::Estimate;
 
@@ -100,8 +100,8 @@ const REQUEST_QUEUE_DEFAULT: usize = 250;
 const SENDING_MAX: u64 = 1024 * 1024;
 /// The most requests we keep outstanding with one peer.
 const DEPTH_MAX: usize = 2000;
-/// The fewest: below this a round trip is an idle link.
-pub(crate) const DEPTH_MIN: usize = 4;
+/// The fewest: below these bytes, or two, a round trip is an idle link. More would lie for long with a slow peer.
+const DEPTH_MIN_BYTES: u32 = 64 * 1024;
 /// A longer gap is not waited for in proportion.
 const GAP_MAX: Duration = Duration::from_secs(20);
 /// Beyond some gaps, silence of this length means that requests are lost.
@@ -111,6 +111,11 @@ const PATIENCE_OWN: Duration = Duration::from_secs(4);
 /// What must be under way beyond one round trip, so that a late answer does not leave the link idle.
 const SLACK: Duration = Duration::from_millis(250);
 
+/// The fewest requests that are kept outstanding with one peer.
+pub(crate) fn depth_min(block_length: u32) -> usize {
+    (DEPTH_MIN_BYTES / block_length).max(2) as usize
+}
+
 impl Peer {
     pub(crate) fn new(
         now: Time,
@@ -118,8 +123,9 @@ impl Peer {
         name: PeerName,
         inbound: bool,
         fast: bool,
-        pieces: u32,
+        layout: &Layout,
     ) -> Self {
+        let pieces = layout.piece_count();
         Self {
             addr,
             name,
@@ -140,7 +146,7 @@ impl Peer {
             asked: VecDeque::new(),
             taken_back: VecDeque::new(),
             request_queue: REQUEST_QUEUE_DEFAULT,
-            depth: DEPTH_MIN,
+            depth: depth_min(layout.block_length()),
             slow_start: true,
             down: Estimate::new(Duration::from_secs(2)),
             down_long: Estimate::new(Duration::from_secs(10)),
@@ -206,7 +212,7 @@ impl Peer {
             steady
         };
         let most = DEPTH_MAX.min(self.request_queue);
-        depth.max(DEPTH_MIN).min(most)
+        depth.max(depth_min(block_length)).min(most)
     }
 
     /// Accounts for a block that came, and returns whether it had been asked for.
@@ -286,12 +292,24 @@ impl Peer {
 mod tests {
     use super::*;
 
+    fn peer() -> Peer {
+        let addr = SocketAddr::from(([10, 0, 0, 1], 1));
+        let layout = Layout::new(Some(1 << 20), 1 << 18).unwrap();
+        Peer::new(Time::ZERO, addr, PeerName([1; 20]), true, true, &layout)
+    }
+
     #[test]
     fn never_more_is_asked_than_the_peer_keeps() {
-        let addr = SocketAddr::from(([10, 0, 0, 1], 1));
-        let mut peer = Peer::new(Time::ZERO, addr, PeerName([1; 20]), true, true, 8);
-        assert_eq!(peer.depth(Time::ZERO, 16384), DEPTH_MIN);
+        let mut peer = peer();
+        assert_eq!(peer.depth(Time::ZERO, 16384), 4);
         peer.request_queue = 1;
         assert_eq!(peer.depth(Time::ZERO, 16384), 1);
+    }
+
+    #[test]
+    fn few_large_blocks_are_asked_of_a_slow_peer() {
+        let peer = Peer { depth: 0, ..peer() };
+        assert_eq!(peer.depth(Time::ZERO, 1 << 14), 4);
+        assert_eq!(peer.depth(Time::ZERO, 1 << 16), 2);
     }
 }

@@ -98,8 +98,10 @@ pub struct Swarm {
     pub(crate) queueing: Duration,
     /// Peers that are no own nodes and have an upload slot.
     pub(crate) slots_taken: BTreeSet<PeerKey>,
-    /// Whose piece is being sent.
-    pub(crate) upload_turn: Option<(PeerKey, PieceIndex)>,
+    /// Whose piece is being sent, and which.
+    pub(crate) upload_under_way: Option<(PeerKey, PieceIndex)>,
+    /// Whose turn was last.
+    pub(crate) upload_turn: PeerKey,
     pub(crate) spread: Spread,
     pub(crate) border: Border,
     pub(crate) next_choke: Time,
@@ -219,7 +221,8 @@ impl Swarm {
             sending: 0,
             queueing: Duration::ZERO,
             slots_taken: BTreeSet::new(),
-            upload_turn: None,
+            upload_under_way: None,
+            upload_turn: PeerKey(0),
             spread: Spread::default(),
             border: Border::default(),
             next_choke: Time::ZERO,

@@ -27,8 +27,11 @@ const FULL: Duration = Duration::from_millis(30);
 /// Where loss and distance, not our link, keep each connection slow, a few that are waited for would keep all the others
 /// idle, and the rate would be low for that: until the link is full twice as much is in hand, within these bounds in bytes.
 const AHEAD_DOUBLE: RangeInclusive<u64> = 256 * 1024..=512 * 1024;
+/// While others wait one peer has in hand at most one part in so many. Else all would lie in one socket: a connection that
+/// starts slowly, or waits for a retransmission, would leave the link idle. In more parts pieces would be complete later.
+const IN_HAND_PARTS: u64 = 2;
 /// Of so many peers whose turn is next, the one furthest from done is served.
-const TURNS_COMPARED: usize = 5;
+const TURNS_COMPARED: usize = 64;
 /// A peer whose socket has taken nothing for so long is stuck.
 const STUCK: Duration = Duration::from_secs(1);
 
@@ -142,7 +145,7 @@ impl Swarm {
             if peer.queue.is_empty() || !peer.takes_more() {
                 self.uploads.remove(&key);
             }
-            self.upload_turn = Some((key, block.piece));
+            self.upload_under_way = Some((key, block.piece));
             self.up.take(self.now, bytes);
             self.out.push_back(Output::SendBlock {
                 peer: key,
@@ -170,35 +173,42 @@ impl Swarm {
         }
     }
 
-    /// Whose block goes next: the piece under way is finished first, then the next peer has its turn.
-    fn next_upload(&self) -> Option<PeerKey> {
-        let Some((current, piece)) = self.upload_turn else {
-            return self.uploads.first().copied();
+    /// Whose block goes next: the piece under way is finished first, then the next peer has its turn. Whoever has its part in
+    /// hand waits for the others; when all have theirs, nobody does. An own node's turn goes to the one furthest from done.
+    fn next_upload(&mut self) -> Option<PeerKey> {
+        let is_far = |key: &PeerKey| self.peers.get(key).is_some_and(|peer| peer.is_far);
+        let part = self.in_hand_max() / IN_HAND_PARTS;
+        let has_room = |key: &PeerKey| {
+            (self.peers.get(key)).is_some_and(|peer| peer.sending < part || peer.is_far)
         };
-        let goes_on = self
-            .peers
-            .get(&current)
-            .and_then(|peer| peer.queue.front())
-            .is_some_and(|(block, _)| block.piece == piece);
-        if goes_on && self.uploads.contains(&current) {
-            return Some(current);
+        let nobody_has = !self.uploads.iter().any(has_room);
+        let may = |key: &PeerKey| nobody_has || has_room(key);
+        if let Some((current, piece)) = self.upload_under_way {
+            let goes_on = self
+                .peers
+                .get(&current)
+                .and_then(|peer| peer.queue.front())
+                .is_some_and(|(block, _)| block.piece == piece);
+            if goes_on && self.uploads.contains(&current) && may(&current) {
+                return Some(current);
+            }
         }
         let (before, after) = (
-            self.uploads.range(..=current),
+            self.uploads.range(..=self.upload_turn),
             self.uploads
-                .range((Bound::Excluded(current), Bound::Unbounded)),
+                .range((Bound::Excluded(self.upload_turn), Bound::Unbounded)),
         );
-        let is_far = |key: &PeerKey| self.peers.get(key).is_some_and(|peer| peer.is_far);
         // Behind a peer of another site a whole site waits.
-        let far_first = self.border.has_far_peers() && self.uploads.iter().any(is_far);
+        let far_first =
+            self.border.has_far_peers() && (self.uploads.iter()).any(|key| is_far(key) && may(key));
         let turns = after.chain(before).copied();
-        let mut turns = turns.filter(|key| !far_first || is_far(key));
+        let mut turns = turns.filter(|key| may(key) && (!far_first || is_far(key)));
         let first = turns.next()?;
-        Some(
-            turns
-                .take(TURNS_COMPARED - 1)
-                .fold(first, |best, next| self.more_behind(best, next)),
-        )
+        let best = turns
+            .take(TURNS_COMPARED - 1)
+            .fold(first, |best, next| self.more_behind(best, next));
+        self.upload_turn = first;
+        Some(best)
     }
 
     /// Of two whose turn it is, the one that is further from done, when both are own nodes: so all are done at about
@@ -209,7 +219,7 @@ impl Swarm {
             Some(peer.have.count())
         };
         match (held(&first), held(&second)) {
-            (Some(a), Some(b)) if b < a => second,
+            (Some(a), Some(b)) if b < a && self.follows(Rule::FurthestFirst) => second,
             _ => first,
         }
     }

@@ -56,6 +56,7 @@ const RULES: &[Row] = &[
         makespan,
         1.05,
     ),
+    row(Rule::FurthestFirst, few_neighbours, makespan, 1.03),
     row(Rule::OncePerSite, three_sites, most_copies_into_a_site, 1.5),
     row(Rule::WholePieces, several_seeds, first_piece, 1.3),
     row(Rule::TitForTat, free_riders, givers_over_takers, 1.1),
@@ -188,6 +189,17 @@ fn what_nobody_brings_to_a_site_comes_all_the_same() {
 fn a_slow_relay() -> Plan {
     let mut plan = plan(seed_and(8, LINK));
     plan.nodes[0].link.up = ByteRate(2_500_000);
+    plan
+}
+
+/// Rule 8. With few neighbours each, of unequal links, some nodes have worse ones than others.
+fn few_neighbours() -> Plan {
+    let mut plan = plan(seed_and(60, LINK));
+    for (at, node) in plan.nodes.iter_mut().enumerate() {
+        node.config = |config| (config.connections_max, config.inbound_extra) = (8, 0);
+        node.link.up = [LINK.up, ByteRate(1_250_000), ByteRate(12_500_000)][at % 3];
+    }
+    plan.control.peers = 8;
     plan
 }
 
