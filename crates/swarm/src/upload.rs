@@ -178,6 +178,7 @@ impl Swarm {
     fn next_upload(&mut self) -> Option<PeerKey> {
         let is_far = |key: &PeerKey| self.peers.get(key).is_some_and(|peer| peer.is_far);
         let part = self.in_hand_max() / IN_HAND_PARTS;
+        // A whole site waits behind a peer of another one: for it there is no such bound.
         let has_room = |key: &PeerKey| {
             (self.peers.get(key)).is_some_and(|peer| peer.sending < part || peer.is_far)
         };
@@ -198,9 +199,7 @@ impl Swarm {
             self.uploads
                 .range((Bound::Excluded(self.upload_turn), Bound::Unbounded)),
         );
-        // Behind a peer of another site a whole site waits.
-        let far_first =
-            self.border.has_far_peers() && (self.uploads.iter()).any(|key| is_far(key) && may(key));
+        let far_first = self.border.has_far_peers() && self.uploads.iter().any(is_far);
         let turns = after.chain(before).copied();
         let mut turns = turns.filter(|key| may(key) && (!far_first || is_far(key)));
         let first = turns.next()?;
@@ -212,11 +211,12 @@ impl Swarm {
     }
 
     /// Of two whose turn it is, the one that is further from done, when both are own nodes: so all are done at about
-    /// the same time, however good their other neighbours are.
+    /// the same time, however good their other neighbours are. What we sent counts also when a peer keeps it secret.
     fn more_behind(&self, first: PeerKey, second: PeerKey) -> PeerKey {
+        let piece_length = u64::from(self.layout.piece_length());
         let held = |key| {
             let peer = self.peers.get(key).filter(|peer| peer.own)?;
-            Some(peer.have.count())
+            Some(u64::from(peer.have.count()).max(peer.sent / piece_length))
         };
         match (held(&first), held(&second)) {
             (Some(a), Some(b)) if b < a && self.follows(Rule::FurthestFirst) => second,

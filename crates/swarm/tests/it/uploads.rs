@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use floodway_proto::wire::{Message, Request};
-use floodway_proto::{Layout, PeerName, Time};
+use floodway_proto::{Bitfield, Layout, PeerName, Time};
 use floodway_swarm::{Config, Input, Output, PeerKey, Start, Swarm};
 
 use crate::{own_node, peer_up};
@@ -12,19 +12,22 @@ use crate::{own_node, peer_up};
 const BLOCK: u32 = 16 * 1024;
 const BLOCKS: u32 = 64;
 
-/// How many blocks are sent to each of so many peers when all ask for all at once, and what was sent before waited so long.
-fn in_hand(peers: u8, own: bool, queueing: Duration) -> BTreeMap<PeerKey, u32> {
-    let layout = Layout::new(Some((BLOCK * BLOCKS).into()), BLOCK * BLOCKS).unwrap();
+const NOW: Time = Time::from_millis(1000);
+
+/// A complete node that so many peers ask for all at once, and what was sent before waited so long.
+fn seed(piece_blocks: u32, peers: u8, own: bool, queueing: Duration) -> Swarm {
+    let layout = Layout::new(Some((BLOCK * BLOCKS).into()), BLOCK * piece_blocks).unwrap();
     let config = Config::new(PeerName([5; 20]));
-    let mut start = Start::empty(1);
-    start.have.set(0);
+    let start = Start {
+        have: Bitfield::full(layout.piece_count()),
+        ..Start::empty(layout.piece_count())
+    };
     let mut swarm = Swarm::new(config, layout, start, 1);
-    let now = Time::from_millis(1000);
-    let mut feed = |input| swarm.handle_input(now, input);
+    let mut feed = |input| swarm.handle_input(NOW, input);
     let requests = (0..BLOCKS).map(|index| {
         Message::Request(Request {
-            piece: 0,
-            begin: index * BLOCK,
+            piece: index / piece_blocks,
+            begin: index % piece_blocks * BLOCK,
             length: BLOCK,
         })
     });
@@ -45,6 +48,12 @@ fn in_hand(peers: u8, own: bool, queueing: Duration) -> BTreeMap<PeerKey, u32> {
             feed(Input::PeerMessage { peer, message });
         }
     }
+    swarm
+}
+
+/// How many blocks of one piece are sent to each peer before any is in a socket.
+fn in_hand(peers: u8, own: bool, queueing: Duration) -> BTreeMap<PeerKey, u32> {
+    let mut swarm = seed(BLOCKS, peers, own, queueing);
     let mut blocks = BTreeMap::new();
     loop {
         match swarm.poll_output() {
@@ -77,4 +86,27 @@ fn what_is_in_hand_is_for_several_peers() {
         let given = in_hand(6, true, queueing);
         assert_eq!(given.into_values().collect::<Vec<_>>(), blocks);
     }
+}
+
+#[test]
+fn who_is_furthest_from_done_is_served_first_and_secrets_gain_nothing() {
+    let (open, secret) = (PeerKey(1), PeerKey(2));
+    let mut swarm = seed(1, 2, true, Duration::ZERO);
+    let has = |piece| Input::PeerMessage {
+        peer: open,
+        message: Message::Have(piece),
+    };
+    // The second says of nothing that it has it; the first has eight pieces from elsewhere.
+    (BLOCKS - 8..BLOCKS).for_each(|piece| swarm.handle_input(NOW, has(piece)));
+    let mut sent = BTreeMap::from([(open, 0), (secret, 0)]);
+    while sent.values().sum::<u32>() < 40 {
+        if let Output::SendBlock { peer, block, .. } = swarm.poll_output() {
+            *sent.entry(peer).or_default() += 1;
+            swarm.handle_input(NOW, Input::BlockSent { peer, block });
+            if peer == open {
+                swarm.handle_input(NOW, has(block.piece.0));
+            }
+        }
+    }
+    assert_eq!(sent, BTreeMap::from([(open, 16), (secret, 24)]));
 }
