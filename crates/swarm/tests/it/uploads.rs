@@ -90,23 +90,23 @@ fn what_is_in_hand_is_for_several_peers() {
 
 #[test]
 fn who_is_furthest_from_done_is_served_first_and_secrets_gain_nothing() {
-    let (open, secret) = (PeerKey(1), PeerKey(2));
-    let mut swarm = seed(1, 2, true, Duration::ZERO);
-    let has = |piece| Input::PeerMessage {
-        peer: open,
+    let (ahead, open, secret) = (PeerKey(1), PeerKey(2), PeerKey(3));
+    let mut swarm = seed(1, 3, true, Duration::from_millis(100));
+    let has = |peer, piece| Input::PeerMessage {
+        peer,
         message: Message::Have(piece),
     };
-    // The second says of nothing that it has it; the first has eight pieces from elsewhere.
-    (BLOCKS - 8..BLOCKS).for_each(|piece| swarm.handle_input(NOW, has(piece)));
-    let mut sent = BTreeMap::from([(open, 0), (secret, 0)]);
+    // The first has eight pieces from elsewhere; the last says of nothing that it has it.
+    (BLOCKS - 8..BLOCKS).for_each(|piece| swarm.handle_input(NOW, has(ahead, piece)));
+    let mut sent = BTreeMap::from([(ahead, 0), (open, 0), (secret, 0)]);
     while sent.values().sum::<u32>() < 40 {
         if let Output::SendBlock { peer, block, .. } = swarm.poll_output() {
             *sent.entry(peer).or_default() += 1;
             swarm.handle_input(NOW, Input::BlockSent { peer, block });
-            if peer == open {
-                swarm.handle_input(NOW, has(block.piece.0));
+            if peer != secret {
+                swarm.handle_input(NOW, has(peer, block.piece.0));
             }
         }
     }
-    assert_eq!(sent, BTreeMap::from([(open, 16), (secret, 24)]));
+    assert_eq!(sent, BTreeMap::from([(ahead, 8), (open, 16), (secret, 16)]));
 }
