@@ -211,12 +211,13 @@ impl Swarm {
     }
 
     /// Of two whose turn it is, the one that is further from done, when both are own nodes: so all are done at about
-    /// the same time, however good their other neighbours are. What we sent counts also when a peer keeps it secret.
+    /// the same time, however good their other neighbours are. Half of what we sent counts also when a peer keeps it secret:
+    /// the other half may still be under way.
     fn more_behind(&self, first: PeerKey, second: PeerKey) -> PeerKey {
         let piece_length = u64::from(self.layout.piece_length());
         let held = |key| {
             let peer = self.peers.get(key).filter(|peer| peer.own)?;
-            Some(u64::from(peer.have.count()).max(peer.sent / piece_length))
+            Some(u64::from(peer.have.count()).max(peer.sent / piece_length / 2))
         };
         match (held(&first), held(&second)) {
             (Some(a), Some(b)) if b < a && self.follows(Rule::FurthestFirst) => second,

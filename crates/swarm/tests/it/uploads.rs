@@ -17,7 +17,7 @@ const NOW: Time = Time::from_millis(1000);
 /// A complete node that so many peers ask for all at once, and what was sent before waited so long.
 fn seed(piece_blocks: u32, peers: u8, own: bool, queueing: Duration) -> Swarm {
     let layout = Layout::new(Some((BLOCK * BLOCKS).into()), BLOCK * piece_blocks).unwrap();
-    let config = Config::new(PeerName([5; 20]));
+    let config = Config::new(PeerName([200; 20]));
     let start = Start {
         have: Bitfield::full(layout.piece_count()),
         ..Start::empty(layout.piece_count())
@@ -89,17 +89,17 @@ fn what_is_in_hand_is_for_several_peers() {
 }
 
 #[test]
-fn who_is_furthest_from_done_is_served_first_and_secrets_gain_nothing() {
-    let (ahead, open, secret) = (PeerKey(1), PeerKey(2), PeerKey(3));
-    let mut swarm = seed(1, 3, true, Duration::from_millis(100));
+fn who_is_furthest_from_done_is_served_first_and_secrets_gain_little() {
+    let (ahead, secret) = (PeerKey(1), PeerKey(9));
+    let mut swarm = seed(1, 9, true, Duration::from_millis(100));
     let has = |peer, piece| Input::PeerMessage {
         peer,
         message: Message::Have(piece),
     };
     // The first has eight pieces from elsewhere; the last says of nothing that it has it.
     (BLOCKS - 8..BLOCKS).for_each(|piece| swarm.handle_input(NOW, has(ahead, piece)));
-    let mut sent = BTreeMap::from([(ahead, 0), (open, 0), (secret, 0)]);
-    while sent.values().sum::<u32>() < 40 {
+    let mut sent = BTreeMap::new();
+    while sent.values().sum::<u32>() < 72 {
         if let Output::SendBlock { peer, block, .. } = swarm.poll_output() {
             *sent.entry(peer).or_default() += 1;
             swarm.handle_input(NOW, Input::BlockSent { peer, block });
@@ -108,5 +108,8 @@ fn who_is_furthest_from_done_is_served_first_and_secrets_gain_nothing() {
             }
         }
     }
-    assert_eq!(sent, BTreeMap::from([(ahead, 8), (open, 16), (secret, 16)]));
+    // All but the first have about eight; half of what the last was sent counts: without that it would have 36.
+    let of = |peer| sent.get(&peer).copied().unwrap_or(0);
+    assert!(of(ahead) <= 2 && of(secret) <= 20, "{sent:?}");
+    assert!((2..9).all(|peer| of(PeerKey(peer)) >= 6), "{sent:?}");
 }
