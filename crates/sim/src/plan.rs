@@ -247,7 +247,8 @@ pub struct Plan {
     pub servers: Vec<ServerPlan>,
     /// How nodes learn of each other.
     pub control: ControlPlan,
-    /// Nodes send news of new pieces at once, but together with what comes within so long after the last: zero in small swarms, where each counts.
+    /// Nodes send news of new pieces at once, but no more often than this, and then together: zero in small swarms, where each
+    /// counts.
     pub news_every: Duration,
     /// A rule of the engine that all nodes leave out: to show what it is for.
     pub without: Option<Rule>,

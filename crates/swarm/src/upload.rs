@@ -30,7 +30,7 @@ const AHEAD_DOUBLE: RangeInclusive<u64> = 256 * 1024..=512 * 1024;
 /// While others wait one peer has in hand at most one part in so many. Else all would lie in one socket: a connection that
 /// starts slowly, or waits for a retransmission, would leave the link idle. In more parts pieces would be complete later.
 const IN_HAND_PARTS: u64 = 2;
-/// Of so many peers whose turn is next, the one furthest from done is served.
+/// Of so many peers whose turn is next, the one furthest from done is served: all, but among thousands.
 const TURNS_COMPARED: usize = 64;
 /// A peer whose socket has taken nothing for so long is stuck.
 const STUCK: Duration = Duration::from_secs(1);
@@ -125,7 +125,7 @@ impl Swarm {
     pub(crate) fn fill_uploads(&mut self) {
         let budget = self.in_hand_max();
         while self.sending < budget && self.up.ready(self.now) {
-            let Some(key) = self.next_upload() else {
+            let Some(key) = self.next_upload(budget / IN_HAND_PARTS) else {
                 return;
             };
             let Some(peer) = self.peers.get_mut(&key) else {
@@ -173,11 +173,10 @@ impl Swarm {
         }
     }
 
-    /// Whose block goes next: the piece under way is finished first, then the next peer has its turn. Whoever has its part in
-    /// hand waits for the others; when all have theirs, nobody does. An own node's turn goes to the one furthest from done.
-    fn next_upload(&mut self) -> Option<PeerKey> {
+    /// Whose block goes next: the piece under way is finished first, then the next peer has its turn. Whoever has `part` bytes
+    /// in hand waits for the others; when all have as many, nobody does. An own node's turn goes to the one furthest from done.
+    fn next_upload(&mut self, part: u64) -> Option<PeerKey> {
         let is_far = |key: &PeerKey| self.peers.get(key).is_some_and(|peer| peer.is_far);
-        let part = self.in_hand_max() / IN_HAND_PARTS;
         // A whole site waits behind a peer of another one: for it there is no such bound.
         let has_room = |key: &PeerKey| {
             (self.peers.get(key)).is_some_and(|peer| peer.sending < part || peer.is_far)

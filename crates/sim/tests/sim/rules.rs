@@ -192,7 +192,7 @@ fn a_slow_relay() -> Plan {
     plan
 }
 
-/// Rule 8. With few neighbours each, of unequal links, some nodes have worse ones than others.
+/// Rule 9, seeds and own nodes. With few neighbours each, of unequal links, some nodes have worse ones than others.
 fn few_neighbours() -> Plan {
     let mut plan = plan(seed_and(60, LINK));
     for (at, node) in plan.nodes.iter_mut().enumerate() {
