@@ -81,7 +81,7 @@ pub(crate) struct Flow {
 /// One machine's access.
 #[derive(Debug)]
 pub(crate) struct Host {
-    link: Link,
+    pub(crate) link: Link,
     ring: VecDeque<FlowId>,
     /// Whose packet is on its way out, until `busy_until`.
     sending: Option<FlowId>,

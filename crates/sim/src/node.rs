@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use floodway_proto::wire::Message;
-use floodway_proto::{Bitfield, ByteRate, PeerName, PieceIndex, Site, Time};
+use floodway_proto::{Bitfield, BlockId, ByteRate, Layout, PeerName, PieceIndex, Site, Time};
 use floodway_swarm::{
     BufKey, Config, HttpPlan, PeerKey, RequestKey, SourceClass, Start, Swarm, Verdict,
 };
@@ -38,6 +38,24 @@ pub(crate) struct Request {
     pub(crate) blocks_left: u64,
 }
 
+/// A block that has come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Parked {
+    pub(crate) id: BlockId,
+    pub(crate) right: bool,
+    /// What kind of source sent it.
+    pub(crate) class: Option<SourceClass>,
+}
+
+/// Bytes that came to a node: of pieces that it holds, by kind of source, and thrown away.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Books {
+    pub(crate) peer: u64,
+    pub(crate) relay: u64,
+    pub(crate) origin: u64,
+    pub(crate) wasted: u64,
+}
+
 pub(crate) struct Node {
     pub(crate) swarm: Swarm,
     pub(crate) online: bool,
@@ -52,7 +70,11 @@ pub(crate) struct Node {
     pub(crate) rates: [ByteRate; 2],
     next_key: u64,
     next_buf: u64,
-    pub(crate) parked: Option<(BufKey, bool)>,
+    pub(crate) parked: Option<(BufKey, Parked)>,
+    /// What became of the bytes that the network brought, counted here: the engine's own account must say the same.
+    pub(crate) books: Books,
+    /// When it hears that a server refused, and until when that server is not to be asked again.
+    pub(crate) refused: BTreeMap<usize, (Time, Time)>,
     /// News of pieces wait to be sent.
     pub(crate) has_news: bool,
     /// When it last told what it had gathered.
@@ -63,8 +85,8 @@ pub(crate) struct Node {
     pub(crate) disk_free_at: Time,
     /// It has stopped fetching because the disk is full.
     pub(crate) disk_refuses: bool,
-    /// Blocks of begun pieces: right or wrong.
-    stored: BTreeMap<u32, Vec<Option<bool>>>,
+    /// Blocks of begun pieces, and of those whose verdict is not told yet.
+    stored: BTreeMap<u32, Vec<Option<Parked>>>,
     /// Which blocks were wrong in the last failed try of a piece.
     wrong_before: BTreeMap<u32, Vec<u32>>,
     pub(crate) held: Bitfield,
@@ -104,6 +126,8 @@ impl Node {
             next_key: 0,
             next_buf: 0,
             parked: None,
+            books: Books::default(),
+            refused: BTreeMap::new(),
             has_news: false,
             told_at: None,
             served: 0,
@@ -119,57 +143,69 @@ impl Node {
         PeerKey(self.next_key)
     }
 
-    pub(crate) fn park(&mut self, right: bool) -> BufKey {
+    pub(crate) fn park(&mut self, block: Parked) -> BufKey {
         self.next_buf += 1;
         let buf = BufKey(self.next_buf);
         assert!(
-            self.parked.replace((buf, right)).is_none(),
+            self.parked.replace((buf, block)).is_none(),
             "the block before was neither stored nor discarded"
         );
         buf
     }
 
     /// Takes the parked block out; the engine must name it right.
-    pub(crate) fn unpark(&mut self, buf: BufKey) -> bool {
-        let (parked, right) = self.parked.take().expect("a block is parked");
+    pub(crate) fn unpark(&mut self, buf: BufKey) -> Parked {
+        let (parked, block) = self.parked.take().expect("a block is parked");
         assert_eq!(parked, buf, "the engine names another buffer");
-        right
+        block
     }
 
-    /// Stores a block. The verdict, when it was the last of its piece.
-    pub(crate) fn store(
-        &mut self,
-        piece: PieceIndex,
-        index: u32,
-        count: u32,
-        right: bool,
-    ) -> Option<Verdict> {
-        assert!(!self.held.get(piece.0), "a block of a held piece");
+    /// Stores a block of a piece of `count`. The verdict, when it was the last of its piece: to be told later.
+    pub(crate) fn store(&mut self, block: Parked, count: u32) -> Option<Verdict> {
+        let piece = block.id.piece.0;
+        assert!(!self.held.get(piece), "a block of a held piece");
         let blocks = self
             .stored
-            .entry(piece.0)
+            .entry(piece)
             .or_insert_with(|| vec![None; count as usize]);
         assert!(
-            blocks[index as usize].replace(right).is_none(),
+            blocks[block.id.index as usize].replace(block).is_none(),
             "a block stored twice"
         );
         if blocks.iter().any(Option::is_none) {
             return None;
         }
-        let blocks = self.stored.remove(&piece.0).unwrap_or_default();
-        if blocks.iter().all(|right| *right == Some(true)) {
-            self.held.set(piece.0);
-            return Some(Verdict::Good {
-                disproved: self.wrong_before.remove(&piece.0).unwrap_or_default(),
-            });
-        }
-        let wrong = (0..)
-            .zip(&blocks)
-            .filter(|(_, right)| **right == Some(false))
+        let wrong: Vec<u32> = (0..)
+            .zip(blocks.iter().flatten())
+            .filter(|(_, block)| !block.right)
             .map(|(index, _)| index)
             .collect();
-        self.wrong_before.insert(piece.0, wrong);
+        if wrong.is_empty() {
+            return Some(Verdict::Good {
+                disproved: self.wrong_before.remove(&piece).unwrap_or_default(),
+            });
+        }
+        self.wrong_before.insert(piece, wrong);
         Some(Verdict::Bad)
+    }
+
+    /// The verdict on a stored piece is told now: it counts as held, or as thrown away.
+    pub(crate) fn judged(&mut self, piece: PieceIndex, layout: &Layout) {
+        let blocks = self.stored.remove(&piece.0).unwrap_or_default();
+        let blocks: Vec<_> = blocks.into_iter().flatten().collect();
+        let is_good = blocks.iter().all(|block| block.right);
+        if is_good {
+            self.held.set(piece.0);
+        }
+        for block in blocks {
+            let bytes = u64::from(layout.block_size(block.id));
+            *match block.class.filter(|_| is_good) {
+                None => &mut self.books.wasted,
+                Some(SourceClass::Peer) => &mut self.books.peer,
+                Some(SourceClass::Relay) => &mut self.books.relay,
+                Some(SourceClass::Origin) => &mut self.books.origin,
+            } += bytes;
+        }
     }
 
     pub(crate) fn rate_of(&self, class: SourceClass) -> ByteRate {

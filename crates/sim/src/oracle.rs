@@ -7,8 +7,10 @@ use std::ops::Range;
 
 use floodway_proto::wire::Message;
 use floodway_proto::{BlockId, ByteRate, PieceIndex};
-use floodway_swarm::{Access, RequestKey, SourceClass};
+use floodway_swarm::{Access, RequestKey, SourceClass, SourceKey};
 
+use crate::node::Books;
+use crate::plan::{Conduct, ServerFault};
 use crate::world::World;
 
 /// Nodes whose whole account is compared after each piece; the others' when they are complete.
@@ -41,10 +43,16 @@ impl World<'_> {
         }
     }
 
-    /// HTTP is read only when the plan wants it, and never for what is held, or asked for in another request.
+    /// HTTP is read only when the node's own plan wants it, not before Retry-After, and never for what is held, or asked for in another
+    /// request.
     pub(crate) fn check_request(&self, at: usize, server: usize, bytes: &Range<u64>) {
         let plan = &self.plan.servers[server];
         let node = &self.nodes[at];
+        let refused = node.refused.get(&server);
+        let too_soon = refused.is_some_and(|&(heard, until)| heard < self.now && self.now < until);
+        self.require(at, !too_soon, || {
+            format!("asks server {server} again before it was told to")
+        });
         self.require(at, node.rate_of(plan.class) > ByteRate::ZERO, || {
             format!("asks server {server} for {bytes:?}, against its own plan")
         });
@@ -120,12 +128,40 @@ impl World<'_> {
         self.check_books(at);
     }
 
+    /// The engine's account of the bytes that came is what the network brought.
     fn check_books(&self, at: usize) {
         let progress = self.nodes[at].swarm.progress();
         let kept = progress.counters;
+        let books = Books {
+            peer: kept.peer,
+            relay: kept.relay,
+            origin: kept.origin,
+            wasted: kept.wasted,
+        };
+        self.require(at, books == self.nodes[at].books, || {
+            format!("was brought {:?} and counts {kept:?}", self.nodes[at].books)
+        });
         let total = kept.peer + kept.relay + kept.origin + kept.resumed;
         self.require(at, total == progress.have_bytes, || {
             format!("holds {} bytes and counts {kept:?}", progress.have_bytes)
+        });
+    }
+
+    /// Nobody is blamed for what others did.
+    pub(crate) fn check_banned(&self, at: usize, whom: usize) {
+        let conduct = self.plan.nodes[whom].conduct;
+        self.require(at, matches!(conduct, Conduct::Lies { .. }), || {
+            format!("bans node {whom}, which never lied")
+        });
+    }
+
+    /// The same for servers.
+    pub(crate) fn check_dropped(&self, at: usize, source: SourceKey) {
+        let server = source.0 as usize;
+        let mut faults = self.plan.servers[server].faults.iter();
+        let lies = faults.any(|fault| matches!(fault, ServerFault::Lies { .. }));
+        self.require(at, lies, || {
+            format!("drops server {server}, which never lied")
         });
     }
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use floodway_proto::wire::Message;
 use floodway_proto::{BlockId, PieceIndex};
-use floodway_swarm::{BufKey, Input, PeerKey, Sender};
+use floodway_swarm::{BufKey, Input, PeerKey, Sender, SourceClass};
 
 use crate::events::What;
 use crate::net::{FlowKind, Packet};
-use crate::node::{Connection, name};
+use crate::node::{Connection, Parked, name};
 use crate::plan::{Conduct, Departure};
 use crate::world::World;
 
@@ -57,6 +57,7 @@ impl World<'_> {
                 request_queue: Some(2000),
                 own: !self.plan.nodes[from].stock,
                 hears_claims: !self.plan.nodes[from].stock,
+                listen_port: Some(address(from).port()),
             };
             self.input_after(round, node, up);
             self.input_after(round, node, extended);
@@ -162,21 +163,29 @@ impl World<'_> {
     }
 
     /// A block is handed to a node's engine.
-    pub(crate) fn block(&mut self, at: usize, from: Sender, block: BlockId, right: bool) {
+    pub(crate) fn block(&mut self, at: usize, from: Sender, id: BlockId, right: bool) {
         if !self.nodes[at].online {
             return;
         }
-        let buf = self.nodes[at].park(right);
+        let class = match from {
+            Sender::Peer(_) => Some(SourceClass::Peer),
+            // A request that was given up meanwhile is known no more: what it still brings is discarded.
+            Sender::Http(request) => (self.nodes[at].requests.get(&request))
+                .map(|request| self.plan.servers[request.server].class),
+        };
+        let buf = self.nodes[at].park(Parked { id, right, class });
+        let block = id;
         self.input(at, Input::Block { from, block, buf });
         self.check_decided(at);
     }
 
     /// The engine wants a block on disk.
     pub(crate) fn store(&mut self, at: usize, block: BlockId, buf: BufKey) {
-        let right = self.nodes[at].unpark(buf);
+        let parked = self.nodes[at].unpark(buf);
+        assert_eq!(parked.id, block, "the engine stores another block");
         let count = self.layout.block_count(block.piece);
         let piece: PieceIndex = block.piece;
-        let Some(verdict) = self.nodes[at].store(piece, block.index, count, right) else {
+        let Some(verdict) = self.nodes[at].store(parked, count) else {
             return;
         };
         let (disk, node) = (self.plan.nodes[at].disk, &mut self.nodes[at]);

@@ -36,8 +36,13 @@ impl World<'_> {
             blocks_left: self.blocks_until_break(server),
         };
         self.nodes[at].requests.insert(key, request);
-        let there = self.plan.nodes[at].link.delay + self.plan.servers[server].link.delay;
-        self.after(there, What::Answer(at, key));
+        self.after(self.way(at, server), What::Answer(at, key));
+    }
+
+    /// How long a message takes between a node and a server.
+    fn way(&self, at: usize, server: usize) -> Duration {
+        let host = &self.net.hosts[self.server_hosts[server]];
+        self.plan.nodes[at].link.delay + host.link.delay
     }
 
     pub(crate) fn answer(&mut self, at: usize, key: RequestKey) {
@@ -50,7 +55,12 @@ impl World<'_> {
         };
         if let Some(end) = self.refusal(server) {
             self.nodes[at].requests.remove(&key);
-            let back = self.plan.nodes[at].link.delay + self.plan.servers[server].link.delay;
+            let back = self.way(at, server);
+            if let HttpEnd::Failed { after } = end {
+                let heard = self.now + back;
+                let refused = (heard, heard + after);
+                self.nodes[at].refused.insert(server, refused);
+            }
             return self.input_after(back, at, Input::HttpEnd { request: key, end });
         }
         self.server_load[server] += 1;

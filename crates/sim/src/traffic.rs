@@ -32,6 +32,7 @@ impl World<'_> {
         if let Some(flow) = self.net.has_left(host) {
             self.left(flow);
         }
+        self.stall(host);
         let (nodes, layout) = (&self.nodes, self.layout.clone());
         let size = |flow: &Flow| match flow.kind {
             FlowKind::Peer { .. } => flow.queue.front().map_or(0, |packet| packet.bytes(&layout)),
@@ -52,6 +53,24 @@ impl World<'_> {
             }
             Turn::Paced(at) => self.at(at, What::Uplink(host)),
             Turn::Idle => {}
+        }
+    }
+
+    /// What servers on this host send waits while they stall.
+    fn stall(&mut self, host: usize) {
+        for (server, plan) in self.plan.servers.iter().enumerate() {
+            let until = plan.faults.iter().find_map(|fault| match *fault {
+                ServerFault::Stalls { from, to } if (from..to).contains(&self.now) => Some(to),
+                _ => None,
+            });
+            let Some(until) = until.filter(|_| self.server_hosts[server] == host) else {
+                continue;
+            };
+            let requests = self.nodes.iter().flat_map(|node| node.requests.values());
+            let of_it = requests.filter(|request| request.server == server);
+            for flow in of_it.filter_map(|request| request.flow) {
+                self.net.pace(flow, until);
+            }
         }
     }
 
@@ -82,12 +101,8 @@ impl World<'_> {
         }
         let mut right = true;
         for fault in &self.plan.servers[server].faults {
-            match *fault {
-                ServerFault::Lies { one_in } => right &= !block.piece.0.is_multiple_of(one_in),
-                ServerFault::Stalls { from, to } if (from..to).contains(&self.now) => {
-                    self.net.pace(id, to);
-                }
-                _ => {}
+            if let ServerFault::Lies { one_in } = *fault {
+                right &= !block.piece.0.is_multiple_of(one_in);
             }
         }
         Packet::Block(block, right)

@@ -140,7 +140,7 @@ impl<'a> World<'a> {
             What::AskControl(at) => self.ask_control(at),
             What::ControlAnswers(at) => self.control_answers(at),
             What::TellPieces(at) => self.tell_pieces(at),
-            What::Input(at, input) => self.input(at, *input),
+            What::Input(at, input) => self.input_is_due(at, *input),
             What::Uplink(host) => self.uplink(host),
             What::Reaches(flow) => match self.net.reach(flow, self.now) {
                 Some(Reached::Arrives(at)) => self.at(at, What::Arrives(flow)),
@@ -149,6 +149,34 @@ impl<'a> World<'a> {
             },
             What::Arrives(flow) => self.arrives(flow),
             What::Answer(at, request) => self.answer(at, request),
+        }
+    }
+
+    /// What a node hears after a while.
+    fn input_is_due(&mut self, at: usize, input: Input) {
+        let is_connected = |peer| self.nodes[at].connections.contains_key(peer);
+        match &input {
+            // The other one left while they shook hands.
+            Input::PeerUp {
+                peer,
+                addr,
+                inbound,
+                ..
+            } if !is_connected(peer) => {
+                let addr = *addr;
+                if !inbound {
+                    self.input(at, Input::DialFailed { addr });
+                }
+            }
+            Input::PeerExtended { peer, .. } if !is_connected(peer) => {}
+            Input::Hashed { piece, .. } => {
+                let piece = *piece;
+                if self.nodes[at].online {
+                    self.nodes[at].judged(piece, &self.layout);
+                }
+                self.input(at, input);
+            }
+            _ => self.input(at, input),
         }
     }
 
@@ -271,7 +299,8 @@ impl<'a> World<'a> {
             }
             Output::Store { block, buf } => self.store(at, block, buf),
             Output::Discard { buf } => {
-                self.nodes[at].unpark(buf);
+                let block = self.nodes[at].unpark(buf);
+                self.nodes[at].books.wasted += u64::from(self.layout.block_size(block.id));
             }
             Output::Event(event) => self.event(at, &event),
             Output::WakeAt(_) => unreachable!("handled by the caller"),
@@ -284,8 +313,10 @@ impl<'a> World<'a> {
             Event::Plan(plan) => self.nodes[at].plan = Some(plan),
             Event::PieceDone(piece) => self.check_delivered(at, piece),
             Event::Banned { addr, .. } => {
+                self.check_banned(at, node_at(addr));
                 self.report.bans.insert((at, node_at(addr)));
             }
+            Event::SourceDropped { source, .. } => self.check_dropped(at, source),
             Event::Complete => {
                 self.check_complete(at);
                 let plan = &self.plan.nodes[at];
@@ -297,7 +328,7 @@ impl<'a> World<'a> {
                     }
                 }
             }
-            _ => {}
+            Event::PieceFailed(_) => {}
         }
     }
 }

@@ -9,7 +9,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use floodway_proto::wire::{Message, Request};
-use floodway_proto::{Bitfield, BlockId, Layout, PeerName, PieceIndex, Time};
+use floodway_proto::{Bitfield, BlockId, Layout, PeerName, Time};
 use floodway_swarm::{BufKey, Config, Input, Output, PeerKey, Sender, Start, Swarm};
 
 const BLOCK: u32 = 16 << 10;
@@ -64,6 +64,7 @@ impl Bench {
             request_queue: Some(2000),
             own: true,
             hears_claims: false,
+            listen_port: None,
         });
         for message in [says.clone(), Message::Unchoke, Message::Interested] {
             self.input(Input::PeerMessage { peer, message });
@@ -120,18 +121,30 @@ impl Bench {
 
     /// A peer asks for a block, and one goes into a socket.
     fn request(&mut self, event: u64) {
-        let index = u32::try_from(event % 256).expect("an index");
-        self.input(Input::PeerMessage {
-            peer: PeerKey(event % self.peers),
-            message: Message::Request(Request {
-                piece: PieceIndex(0).0,
-                begin: index * BLOCK,
-                length: BLOCK,
-            }),
-        });
+        self.ask(PeerKey(event % self.peers), event % 256);
         if let Some((peer, block)) = self.sent.pop() {
             self.input(Input::BlockSent { peer, block });
         }
+    }
+
+    /// A block goes into a socket, and its peer asks for another, while all peers wait for many.
+    fn serve(&mut self, event: u64) {
+        let (peer, block) = self.sent.pop().expect("something is always in hand");
+        self.input(Input::BlockSent { peer, block });
+        self.ask(peer, event);
+    }
+
+    fn ask(&mut self, peer: PeerKey, event: u64) {
+        let blocks = u64::from(PIECE / BLOCK);
+        let piece = u32::try_from(event / blocks).expect("an index") % self.layout.piece_count();
+        let index = u32::try_from(event % blocks).expect("an index");
+        let request = Request {
+            piece,
+            begin: index * BLOCK,
+            length: BLOCK,
+        };
+        let message = Message::Request(request);
+        self.input(Input::PeerMessage { peer, message });
     }
 
     /// A quarter of a second passes; one event a peer.
@@ -155,7 +168,8 @@ fn main() {
     };
     let peers = peers.parse().expect("a number of peers");
     let pieces = pieces.parse().expect("a number of pieces");
-    let mut bench = Bench::new(peers, pieces, event == "request");
+    let gives = matches!(event.as_str(), "request" | "serve");
+    let mut bench = Bench::new(peers, pieces, gives);
     let count = match event.as_str() {
         "have" => {
             bench.connect_all(&Message::HaveNone);
@@ -170,6 +184,13 @@ fn main() {
         "request" => {
             bench.connect_all(&Message::HaveNone);
             measured(EVENTS, |at| bench.request(at))
+        }
+        "serve" => {
+            bench.connect_all(&Message::HaveNone);
+            for peer in 0..peers {
+                (0..8).for_each(|at| bench.ask(PeerKey(peer), peer + at * 31));
+            }
+            measured(EVENTS, |at| bench.serve(at))
         }
         "connect" => {
             bench.connect_all(&Message::HaveNone);

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use floodway_proto::wire::Message;
 use floodway_proto::{Bitfield, PeerName};
 
+use crate::blocks::{Block, Giver};
 use crate::io::{Event, HangUp, Output, PeerKey};
 use crate::peer::Peer;
 use crate::swarm::Swarm;
@@ -19,11 +20,16 @@ const SETTLED: Duration = Duration::from_secs(1);
 const LOST: Duration = Duration::from_secs(2);
 /// Who is connected otherwise, or has nothing to exchange, is dialled again after this.
 const PARTED: Duration = Duration::from_mins(10);
+/// So many peers that left may still be blamed; beyond it who came first is forgotten.
+const DEPARTED_MAX: usize = 1024;
 
 impl Swarm {
     pub(crate) fn peers_found(&mut self, addrs: &[SocketAddr]) {
         for &addr in addrs {
             self.dialer.found(addr);
+            if self.is_reached(addr) {
+                self.dialer.reached(addr);
+            }
         }
         self.plan_dirty = true;
     }
@@ -89,7 +95,6 @@ impl Swarm {
         // True at once for a content without pieces.
         self.seeds += usize::from(peer.is_seed());
         self.peers.insert(key, peer);
-        self.addresses.insert(key, addr);
         if let Some(refusal) = self.refusal(key, addr, name, inbound) {
             return self.hang_up(key, refusal);
         }
@@ -167,6 +172,29 @@ impl Swarm {
             }
             self.deal_slot(key);
         }
+    }
+
+    /// An own node that dialled us need not be dialled where it listens, as long as this connection lasts: of two that were busy one
+    /// would be dropped, and what was under way with it. What it says is believed for that only: it bans nobody, and is not dialled
+    /// unless others name it.
+    pub(crate) fn peer_listens(&mut self, key: PeerKey, port: Option<u16>) {
+        let Some(peer) = self.peers.get_mut(&key) else {
+            return;
+        };
+        if let Some(port) = port.filter(|_| peer.own && peer.inbound) {
+            let mut addr = peer.addr;
+            // A socket of both families has IPv4 addresses in the form of IPv6.
+            addr.set_ip(addr.ip().to_canonical());
+            addr.set_port(port);
+            let addr = *peer.listens_at.get_or_insert(addr);
+            self.dialer.reached(addr);
+        }
+    }
+
+    /// We are connected to who listens there.
+    fn is_reached(&self, addr: SocketAddr) -> bool {
+        let mut peers = self.peers.values();
+        peers.any(|peer| peer.addr == addr || peer.listens_at == Some(addr))
     }
 
     pub(crate) fn peer_message(&mut self, key: PeerKey, message: Message) {
@@ -388,6 +416,7 @@ impl Swarm {
         for asked in peer.asked {
             self.release(asked.block, key);
         }
+        self.remember_giver(key, peer.addr);
         for piece in peer.handed {
             self.spread.no_longer_given(piece);
         }
@@ -401,16 +430,35 @@ impl Swarm {
         self.dirty.remove(&key);
         self.uploads.remove(&key);
         self.slots_taken.remove(&key);
+        if !self.peers.values().any(|peer| peer.own) {
+            // Nobody is left who would say that the link is not full any more.
+            self.queueing = Duration::ZERO;
+        }
         self.all_dirty = true;
         self.plan_dirty = true;
         // A slot is free.
         self.next_choke = self.now;
     }
 
+    /// What a peer that is gone gave may be proven wrong later.
+    fn remember_giver(&mut self, key: PeerKey, addr: SocketAddr) {
+        let gave = Giver::Peer(key);
+        let mut begun = self.partials.values().flat_map(|partial| &partial.blocks);
+        let mut failed = self.failed.values().flatten();
+        if begun.any(|block| *block == Block::Received(Some(gave)))
+            || failed.any(|giver| *giver == Some(gave))
+        {
+            self.departed.insert(key, addr);
+            if self.departed.len() > DEPARTED_MAX {
+                self.departed.pop_first();
+            }
+        }
+    }
+
     /// When to dial the peer of a connection again that is gone.
     fn plan_redial(&mut self, peer: &Peer, retry: Option<Duration>) {
         let wait = retry.unwrap_or(LOST);
-        if let Some(addr) = peer.listens_at {
+        if let Some(addr) = peer.listens_at.filter(|&addr| !self.is_reached(addr)) {
             self.dialer.closed(self.now, addr, wait);
         }
         if peer.inbound {

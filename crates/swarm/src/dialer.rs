@@ -167,6 +167,14 @@ impl Dialer {
         self.is_now(addr, State::Connected);
     }
 
+    /// The peer that listens there has dialled us. A dial under way goes on: which connection is kept its name decides.
+    pub(crate) fn reached(&mut self, addr: SocketAddr) {
+        let known = self.known.get(&addr);
+        if known.is_some_and(|known| known.state != State::Dialing) {
+            self.connected(addr);
+        }
+    }
+
     /// The peer there takes part.
     pub(crate) fn talked(&mut self, addr: SocketAddr) {
         if let Some(&known) = self.known.get(&addr)
@@ -183,9 +191,10 @@ impl Dialer {
         self.is_now(addr, State::Idle { retry_at });
     }
 
-    pub(crate) fn ban(&mut self, addr: SocketAddr) {
+    /// False when it was banned before.
+    pub(crate) fn ban(&mut self, addr: SocketAddr) -> bool {
         self.set(addr, None);
-        self.banned.insert(addr);
+        self.banned.insert(addr)
     }
 
     pub(crate) fn is_banned(&self, addr: SocketAddr) -> bool {

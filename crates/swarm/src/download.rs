@@ -201,7 +201,9 @@ impl Swarm {
         let (Some(peer), None) = (peers.next(), peers.next()) else {
             return false;
         };
-        self.extents.is_empty() && peer.is_seed() && self.dialer.knows_only(peer.addr)
+        self.extents.is_empty()
+            && peer.is_seed()
+            && self.dialer.knows_only(peer.listens_at.unwrap_or(peer.addr))
     }
 
     /// The piece has begun: it leaves the picker and has blocks.
@@ -510,6 +512,7 @@ impl Swarm {
     }
 
     pub(crate) fn completed(&mut self) {
+        self.departed.clear();
         self.out.push_back(Output::Event(Event::Complete));
         self.cancel_extents(|_| true);
         self.peers
@@ -583,12 +586,15 @@ impl Swarm {
                 self.hang_up(key, HangUp::WrongBlock(piece));
             }
             Giver::Peer(key) => {
-                if let Some(&addr) = self.addresses.get(&key) {
-                    self.dialer.ban(addr);
+                if let Some(addr) = self.departed.remove(&key)
+                    && self.dialer.ban(addr)
+                {
                     self.out
                         .push_back(Output::Event(Event::Banned { addr, piece }));
                 }
             }
+            // A source that is gone is blamed no more, however many of its blocks turn out wrong.
+            Giver::Source(source) if self.sources.get(&source).is_some_and(|of| of.gone) => {}
             Giver::Source(source) => {
                 self.out
                     .push_back(Output::Event(Event::SourceDropped { source, piece }));

@@ -1,8 +1,7 @@
 //! Relays' HTTP while a content grows: a second choice, as it is for contents that are complete.
 //!
 //! A record that says what a piece must hash to comes before the word of those who have the piece. Until that word can
-//! have come, the piece is *fresh*: nobody is asked for it over HTTP. And a relay may let a request wait for bytes that it has
-//! not got itself: peers that have them are not kept from bringing them.
+//! have come, the piece is *fresh*: nobody is asked for it over HTTP.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -10,15 +9,10 @@ use std::time::Duration;
 
 use floodway_proto::{Bitfield, Time};
 
-use crate::blocks::Giver;
-use crate::http::Extent;
-use crate::io::SourceClass;
 use crate::swarm::Swarm;
 
 /// How long a piece is left to peers.
 const FRESH: Duration = Duration::from_millis(500);
-/// A relay that has sent nothing of a request for so long is not waited for when a peer has what comes next.
-const PARKED_MAX: Duration = Duration::from_secs(3);
 
 /// Pieces that have just become verifiable.
 #[derive(Clone, Debug)]
@@ -100,26 +94,5 @@ impl Swarm {
         }
         self.missing_bytes()
             .saturating_sub(nobody_has * piece_length)
-    }
-
-    /// Ends requests that a relay sits on although a peer has the bytes.
-    pub(crate) fn give_up_parked(&mut self) {
-        if !self.growing {
-            return;
-        }
-        let is_parked = |extent: &Extent| {
-            let of_relay = self.class_of(Giver::Source(extent.source)) == SourceClass::Relay;
-            let piece = self.layout.piece_at(extent.next);
-            let on_offer = piece.is_some_and(|piece| self.picker.availability(piece.0) > 0);
-            of_relay && on_offer && extent.moved_at + PARKED_MAX <= self.now
-        };
-        let parked = self.extents.iter().filter(|(_, extent)| is_parked(extent));
-        let parked: Vec<_> = parked.map(|(&key, extent)| (key, extent.source)).collect();
-        for (request, source) in parked {
-            self.cancel_extent(request);
-            if let Some(source) = self.sources.get_mut(&source) {
-                source.retry_at = self.now + PARKED_MAX;
-            }
-        }
     }
 }

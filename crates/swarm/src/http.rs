@@ -25,6 +25,8 @@ pub(crate) struct Source {
     pub(crate) retry_at: Time,
     /// How fast its last request was.
     pub(crate) rate: Option<ByteRate>,
+    /// How often it stalled since it last brought something.
+    stalls: u32,
 }
 
 /// One request under way.
@@ -41,6 +43,11 @@ pub(crate) struct Extent {
     /// When the last bytes came.
     pub(crate) moved_at: Time,
 }
+
+/// A request that has brought nothing for so long is not waited for when peers have what is left of it. The source is left alone as
+/// long, and twice as long each time that it stalls again, up to a limit.
+const STALLED: Duration = Duration::from_secs(3);
+const STALLED_MAX: Duration = Duration::from_mins(1);
 
 impl Extent {
     /// Bytes that come by this request only.
@@ -67,6 +74,7 @@ impl Swarm {
                 gone: false,
                 retry_at: Time::ZERO,
                 rate: None,
+                stalls: 0,
             },
         );
         self.plan_dirty = true;
@@ -110,6 +118,9 @@ impl Swarm {
         extent.next = end;
         extent.moved_at = self.now;
         let (source, last) = (extent.source, end >= extent.end);
+        if let Some(source) = self.sources.get_mut(&source) {
+            source.stalls = 0;
+        }
         // A piece leaves the reservation with its last byte, so that a failed one can be had elsewhere.
         if let Some(piece) = end
             .checked_sub(1)
@@ -206,6 +217,51 @@ impl Swarm {
     pub(crate) fn is_one_get(&self, extent: &Extent) -> bool {
         let source = self.sources.get(&extent.source);
         source.is_some_and(|source| source.access == Access::OneGet)
+    }
+
+    /// Leaves to peers what a server sits on although they have it: a relay may let a request wait for bytes that it has not got itself,
+    /// and others stall.
+    pub(crate) fn leave_stalled(&mut self) {
+        if !self.follows(Rule::MeetInTheMiddle) {
+            return;
+        }
+        let stalled = self.extents.iter().filter(|(_, one)| self.is_stalled(one));
+        let stalled: Vec<_> = stalled
+            .map(|(&request, extent)| (request, extent.source, extent.next))
+            .collect();
+        for (request, source, next) in stalled {
+            if let Some(source) = self.sources.get_mut(&source) {
+                let wait = STALLED * 2_u32.pow(source.stalls.min(5));
+                source.stalls += 1;
+                source.retry_at = self.now + wait.min(STALLED_MAX);
+            }
+            let extent = self.extents.get(&request);
+            if extent.is_some_and(|extent| self.is_one_get(extent)) {
+                self.leave_to_peers(request, next);
+            } else {
+                self.cancel_extent(request);
+            }
+        }
+    }
+
+    /// Nothing came for long, though we read, and peers have some of what is left.
+    fn is_stalled(&self, extent: &Extent) -> bool {
+        if extent.moved_at + STALLED > self.now || !self.fetching {
+            return false;
+        }
+        let class = self.class_of(Giver::Source(extent.source));
+        let reads = self.told_rates[usize::from(class == SourceClass::Origin)].over(STALLED);
+        if reads.0 < 2 * u64::from(self.layout.block_length()) {
+            return false;
+        }
+        let mut left = self.pieces_in(&(extent.next..extent.reserved_to));
+        let on_offer = |piece: u32| !self.have.get(piece) && self.picker.availability(piece) > 0;
+        if self.growing {
+            // What comes next may be worth waiting for, and what an origin is asked for nobody else is to read.
+            class == SourceClass::Relay && left.next().is_some_and(on_offer)
+        } else {
+            left.any(on_offer)
+        }
     }
 
     /// Peers may fetch what lies behind `end` of the request.

@@ -85,6 +85,8 @@ pub enum Input {
         own: bool,
         /// It wants to know what we fetch over HTTP.
         hears_claims: bool,
+        /// The port at which it accepts connections (`p`), if it said.
+        listen_port: Option<u16>,
     },
     /// An own node says where it stands.
     PeerSite {

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `connect`, `dialer` | whom to dial, which connections to keep, what peers have |
 //! | `picker`, `blocks`, `download` | which block to ask of whom; verdicts, blame and bans |
-//! | `upload`, `spread` | whom to serve, with which first copies |
+//! | `choke`, `upload`, `spread` | whom to serve, whose block goes next, which first copies |
 //! | `site` | what to ask of peers of other sites: each piece once for all of a site |
 //! | `http`, `governor` | requests over HTTP, and whether at all |
 //! | `extents`, `claims` | which bytes to fetch over HTTP, and which others fetch |
@@ -26,6 +26,7 @@
 pub mod answers;
 mod blocks;
 mod budget;
+mod choke;
 mod claims;
 mod config;
 mod connect;

@@ -21,8 +21,9 @@ pub(crate) struct Peer {
     pub(crate) addr: SocketAddr,
     pub(crate) name: PeerName,
     pub(crate) inbound: bool,
-    /// Where it listens, known from a second connection that we dialled and gave up for this one. A stock peer picks
-    /// between the two by a rule of its own and may drop the other: then it must be dialled again soon.
+    /// Where it listens, when it dialled us: an own node says so (and may be wrong); else it is known from a second connection that we dialled and gave
+    /// up for this one. A stock peer picks between the two by a rule of its own and may drop the other: then it must be dialled
+    /// again soon.
     pub(crate) listens_at: Option<SocketAddr>,
     pub(crate) fast: bool,
     pub(crate) own: bool,
@@ -63,11 +64,13 @@ pub(crate) struct Peer {
     pub(crate) progress_at: Time,
     /// What it asked of us, in order: blocks, and with how many zeros after their own bytes.
     pub(crate) queue: VecDeque<(BlockId, u32)>,
-    /// Bytes handed to the driver and not yet in the socket.
+    /// Bytes handed to the driver and not yet in the socket; each block counts as a whole one.
     pub(crate) sending: u64,
+    /// When each of these blocks was handed over, oldest first.
+    pub(crate) in_hand: VecDeque<Time>,
     /// When the last of these went into the socket.
     pub(crate) sent_at: Time,
-    /// Its socket takes nothing: what it holds up must not count against the others.
+    /// Its socket takes nothing, or too little: what it holds up must not count against the others.
     pub(crate) is_stuck: bool,
     pub(crate) sent: u64,
     /// Pieces that it suggests to us, in order (BEP 6).
@@ -157,6 +160,7 @@ impl Peer {
             progress_at: now,
             queue: VecDeque::new(),
             sending: 0,
+            in_hand: VecDeque::new(),
             sent_at: now,
             is_stuck: false,
             sent: 0,
@@ -185,7 +189,13 @@ impl Peer {
 
     /// More may be handed to the driver for it.
     pub(crate) fn takes_more(&self) -> bool {
-        self.sending < SENDING_MAX
+        !self.is_stuck && self.sending < SENDING_MAX
+    }
+
+    /// Its oldest block in hand has waited longer than this.
+    pub(crate) fn is_late(&self, now: Time, after: Duration) -> bool {
+        let oldest = self.in_hand.front();
+        oldest.is_some_and(|&handed| now.since(handed) > after)
     }
 
     pub(crate) fn may_ask(&self) -> bool {

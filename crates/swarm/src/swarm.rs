@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use fastrand::Rng;
-use floodway_proto::{Bitfield, ByteRate, Layout, PeerName, PieceIndex, Time};
+use floodway_proto::{Bitfield, BlockId, ByteRate, Layout, PeerName, PieceIndex, Time};
 
 use crate::blocks::{Giver, Partial};
 use crate::claims::Claims;
@@ -59,8 +59,8 @@ pub struct Swarm {
     pub(crate) failed: BTreeMap<u32, Vec<Option<Giver>>>,
 
     pub(crate) peers: BTreeMap<PeerKey, Peer>,
-    /// Addresses of all peers that were ever connected: blame outlives a connection.
-    pub(crate) addresses: BTreeMap<PeerKey, SocketAddr>,
+    /// Addresses of peers that have left and gave blocks that were not judged then: blame outlives a connection.
+    pub(crate) departed: BTreeMap<PeerKey, SocketAddr>,
     pub(crate) dialer: Dialer,
     /// Connected peers by name.
     pub(crate) names: BTreeMap<PeerName, PeerKey>,
@@ -98,10 +98,14 @@ pub struct Swarm {
     pub(crate) queueing: Duration,
     /// Peers that are no own nodes and have an upload slot.
     pub(crate) slots_taken: BTreeSet<PeerKey>,
-    /// Whose piece is being sent, and which.
-    pub(crate) upload_under_way: Option<(PeerKey, PieceIndex)>,
+    /// Pieces that are being sent, the oldest first: to whom, and the last block that was handed over.
+    pub(crate) uploads_under_way: Vec<(PeerKey, BlockId)>,
     /// Whose turn was last.
     pub(crate) upload_turn: PeerKey,
+    /// How long blocks that we send are in hand, smoothed.
+    pub(crate) usual_wait: Option<Duration>,
+    /// When peers that are only slow are taken for stuck, too.
+    pub(crate) next_probe: Time,
     pub(crate) spread: Spread,
     pub(crate) border: Border,
     pub(crate) next_choke: Time,
@@ -188,7 +192,7 @@ impl Swarm {
             picker: Picker::new(pieces),
             failed: BTreeMap::new(),
             peers: BTreeMap::new(),
-            addresses: BTreeMap::new(),
+            departed: BTreeMap::new(),
             dialer: Dialer::default(),
             names: BTreeMap::new(),
             seeds: 0,
@@ -221,8 +225,10 @@ impl Swarm {
             sending: 0,
             queueing: Duration::ZERO,
             slots_taken: BTreeSet::new(),
-            upload_under_way: None,
+            uploads_under_way: Vec::new(),
             upload_turn: PeerKey(0),
+            usual_wait: None,
+            next_probe: Time::ZERO,
             spread: Spread::default(),
             border: Border::default(),
             next_choke: Time::ZERO,
@@ -283,7 +289,11 @@ impl Swarm {
                 request_queue,
                 own,
                 hears_claims,
-            } => self.peer_extended(peer, request_queue, own, hears_claims),
+                listen_port,
+            } => {
+                self.peer_extended(peer, request_queue, own, hears_claims);
+                self.peer_listens(peer, listen_port);
+            }
             Input::PeerSite { peer, site } => self.peer_site(peer, site),
             Input::PeerClaims { peer, claims } => self.peer_claims(peer, &claims),
             Input::PeerMessage { peer, message } => self.peer_message(peer, message),
@@ -363,7 +373,7 @@ impl Swarm {
         self.expire_requests();
         self.expire_claims();
         self.expire_fresh();
-        self.give_up_parked();
+        self.leave_stalled();
         self.reassign_failed();
         self.notice_stuck();
         self.notice_silent();

@@ -1,75 +1,42 @@
-//! Serving peers: whom, and how much at a time.
+//! Serving peers: whose block goes next, and how much at a time.
 
-use std::collections::BTreeSet;
 use std::ops::{Bound, RangeInclusive};
 use std::time::Duration;
 
 use floodway_proto::wire::{Message, Request};
-use floodway_proto::{BlockId, ByteRate, PieceIndex};
+use floodway_proto::{BlockId, PieceIndex};
 
 use crate::config::Rule;
 use crate::io::{HangUp, Output, PeerKey};
-use crate::peer::Peer;
 use crate::swarm::Swarm;
 
 /// Requests that a peer may leave with us; we advertise 2000 (`reqq`).
 const QUEUE_MAX: usize = 2500;
-/// How often the slots are dealt anew, and the slot of chance moves on (BEP 3's usual intervals).
-const CHOKE_EVERY: Duration = Duration::from_secs(5);
-const OPTIMISTIC_FOR: Duration = Duration::from_secs(15);
 /// What the driver has in hand and not yet put into sockets: a tenth of a second at the present rate, so that what
 /// is decided next is not far behind what was decided before.
 const AHEAD: Duration = Duration::from_millis(100);
-/// And never less than this, in bytes.
+/// Before a full link never less than this, in bytes.
 const AHEAD_MIN: u64 = 64 * 1024;
 /// Our link is full when what we send waits so long in queues.
 const FULL: Duration = Duration::from_millis(30);
 /// Where loss and distance, not our link, keep each connection slow, a few that are waited for would keep all the others
 /// idle, and the rate would be low for that: until the link is full twice as much is in hand, within these bounds in bytes.
-const AHEAD_DOUBLE: RangeInclusive<u64> = 256 * 1024..=512 * 1024;
+const AHEAD_BELOW_FULL: RangeInclusive<u64> = 256 * 1024..=512 * 1024;
 /// While others wait one peer has in hand at most one part in so many. Else all would lie in one socket: a connection that
 /// starts slowly, or waits for a retransmission, would leave the link idle. In more parts pieces would be complete later.
-const IN_HAND_PARTS: u64 = 2;
+const IN_HAND_PARTS: usize = 2;
 /// Of so many peers whose turn is next, the one furthest from done is served: all, but among thousands.
 const TURNS_COMPARED: usize = 64;
-/// A peer whose socket has taken nothing for so long is stuck.
+/// A peer whose socket has taken nothing for so long is stuck: what it has in hand does not count, and it gets no more.
 const STUCK: Duration = Duration::from_secs(1);
+/// So is one whose oldest block in hand has waited four times as long as blocks lately did, and at least so long: else a few that
+/// take a block now and then would hold up all the others.
+const LATE_MIN: Duration = Duration::from_millis(250);
+/// When these were the only ones served lately, our link looks as slow as they are: so often all that have waited for [`STUCK`] are
+/// taken for stuck, to see how soon the others take theirs.
+const PROBE_EVERY: Duration = Duration::from_secs(8);
 
 impl Swarm {
-    pub(crate) fn interest_of(&mut self, key: PeerKey, interested: bool) {
-        let Some(peer) = self.peers.get_mut(&key) else {
-            return;
-        };
-        if peer.is_interested != interested {
-            peer.is_interested = interested;
-            self.deal_slot(key);
-        }
-    }
-
-    /// Serves a peer at once when it may be served without a round; the next tick deals the slots anew.
-    pub(crate) fn deal_slot(&mut self, key: PeerKey) {
-        let Some(peer) = self.peers.get(&key) else {
-            return;
-        };
-        let (interested, slots) = (peer.is_interested, self.slots());
-        let free = peer.own || self.slots_taken.len() < slots;
-        if interested && slots > 0 && free {
-            self.set_choke(key, false);
-        } else if !interested {
-            self.set_choke(key, true);
-        }
-        self.next_choke = self.now;
-        self.spread.look_at(key);
-    }
-
-    fn slots(&self) -> usize {
-        if self.config.limits.up == ByteRate::ZERO {
-            0
-        } else {
-            self.config.upload_slots
-        }
-    }
-
     pub(crate) fn asked_for(&mut self, key: PeerKey, request: Request) {
         let Some(asked) = self.block_asked(request) else {
             return self.hang_up(
@@ -125,7 +92,7 @@ impl Swarm {
     pub(crate) fn fill_uploads(&mut self) {
         let budget = self.in_hand_max();
         while self.sending < budget && self.up.ready(self.now) {
-            let Some(key) = self.next_upload(budget / IN_HAND_PARTS) else {
+            let Some(key) = self.next_upload(budget / IN_HAND_PARTS as u64) else {
                 return;
             };
             let Some(peer) = self.peers.get_mut(&key) else {
@@ -134,19 +101,19 @@ impl Swarm {
             let Some((block, zeros)) = peer.queue.pop_front() else {
                 return;
             };
-            let bytes = u64::from(self.layout.block_size(block));
+            let booked = u64::from(self.layout.block_length());
             if peer.sending == 0 {
                 peer.sent_at = self.now;
             }
-            peer.sending += bytes;
-            if !peer.is_stuck {
-                self.sending += bytes;
-            }
+            peer.sending += booked;
+            peer.in_hand.push_back(self.now);
+            self.sending += booked;
             if peer.queue.is_empty() || !peer.takes_more() {
                 self.uploads.remove(&key);
             }
-            self.upload_under_way = Some((key, block.piece));
-            self.up.take(self.now, bytes);
+            self.is_under_way(key, block);
+            self.up
+                .take(self.now, u64::from(self.layout.block_size(block) + zeros));
             self.out.push_back(Output::SendBlock {
                 peer: key,
                 block,
@@ -155,13 +122,34 @@ impl Swarm {
         }
     }
 
+    /// The newest block of the pieces under way.
+    fn is_under_way(&mut self, key: PeerKey, block: BlockId) {
+        let mut under_way = std::mem::take(&mut self.uploads_under_way);
+        let is_of_it = |(of, last): &(PeerKey, BlockId)| *of == key && last.piece == block.piece;
+        if let Some((_, last)) = under_way.iter_mut().find(|upload| is_of_it(upload)) {
+            *last = block;
+        } else {
+            under_way.retain(|upload| self.goes_on(upload));
+            under_way.push((key, block));
+            let surplus = under_way.len().saturating_sub(IN_HAND_PARTS);
+            under_way.drain(..surplus);
+        }
+        self.uploads_under_way = under_way;
+    }
+
+    /// The peer's next block is a later one of the same piece: whoever asks for the same again and again has no more than its turn.
+    fn goes_on(&self, (key, last): &(PeerKey, BlockId)) -> bool {
+        let next = self.peers.get(key).and_then(|peer| peer.queue.front());
+        next.is_some_and(|(block, _)| block.piece == last.piece && block.index > last.index)
+    }
+
     /// So many bytes may be in hand.
     fn in_hand_max(&self) -> u64 {
         let ahead = self.rates.up.rate(self.now).over(AHEAD).0;
         if self.queueing >= FULL && self.follows(Rule::LittleInHand) {
             ahead.max(AHEAD_MIN)
         } else {
-            let (least, most) = AHEAD_DOUBLE.into_inner();
+            let (least, most) = AHEAD_BELOW_FULL.into_inner();
             ahead.max((ahead * 2).clamp(least, most))
         }
     }
@@ -173,8 +161,9 @@ impl Swarm {
         }
     }
 
-    /// Whose block goes next: the piece under way is finished first, then the next peer has its turn. Whoever has `part` bytes
-    /// in hand waits for the others; when all have as many, nobody does. An own node's turn goes to the one furthest from done.
+    /// Whose block goes next: the pieces under way are finished first, the oldest before others, then the next peer has its turn.
+    /// Whoever has `part` bytes in hand waits for the others; when all have as many, nobody does. An own node's turn goes to the one
+    /// furthest from done.
     fn next_upload(&mut self, part: u64) -> Option<PeerKey> {
         let is_far = |key: &PeerKey| self.peers.get(key).is_some_and(|peer| peer.is_far);
         // A whole site waits behind a peer of another one: for it there is no such bound.
@@ -183,15 +172,11 @@ impl Swarm {
         };
         let nobody_has = !self.uploads.iter().any(has_room);
         let may = |key: &PeerKey| nobody_has || has_room(key);
-        if let Some((current, piece)) = self.upload_under_way {
-            let goes_on = self
-                .peers
-                .get(&current)
-                .and_then(|peer| peer.queue.front())
-                .is_some_and(|(block, _)| block.piece == piece);
-            if goes_on && self.uploads.contains(&current) && may(&current) {
-                return Some(current);
-            }
+        let goes_on = |upload: &&(PeerKey, BlockId)| {
+            self.uploads.contains(&upload.0) && may(&upload.0) && self.goes_on(upload)
+        };
+        if let Some((key, _)) = self.uploads_under_way.iter().find(goes_on) {
+            return Some(*key);
         }
         let (before, after) = (
             self.uploads.range(..=self.upload_turn),
@@ -210,8 +195,8 @@ impl Swarm {
     }
 
     /// Of two whose turn it is, the one that is further from done, when both are own nodes: so all are done at about
-    /// the same time, however good their other neighbours are. Half of what we sent counts also when a peer keeps it secret:
-    /// the other half may still be under way.
+    /// the same time, however good their other neighbours are. Half of what we sent counts also when a peer keeps it secret
+    /// (what others sent it does not): the other half may still be under way.
     fn more_behind(&self, first: PeerKey, second: PeerKey) -> PeerKey {
         let piece_length = u64::from(self.layout.piece_length());
         let held = |key| {
@@ -228,13 +213,23 @@ impl Swarm {
         let bytes = u64::from(self.layout.block_size(block));
         self.counters.sent += bytes;
         self.rates.up.add(self.now, bytes);
+        let late = self.late_after().min(STUCK);
         if let Some(peer) = self.peers.get_mut(&key) {
-            if !std::mem::take(&mut peer.is_stuck) {
+            if !peer.is_stuck {
                 self.sending -= peer.sending;
             }
-            peer.sending = peer.sending.saturating_sub(bytes);
-            self.sending += peer.sending;
+            let booked = u64::from(self.layout.block_length());
+            peer.sending = peer.sending.saturating_sub(booked);
+            if let Some(handed) = peer.in_hand.pop_front() {
+                let waited = self.now.since(handed);
+                let usual = self.usual_wait.unwrap_or(waited);
+                self.usual_wait = Some((usual * 15 + waited) / 16);
+            }
             peer.sent_at = self.now;
+            peer.is_stuck &= peer.is_late(self.now, late);
+            if !peer.is_stuck {
+                self.sending += peer.sending;
+            }
             peer.sent += bytes;
             peer.up.add(self.now, bytes);
             if !peer.queue.is_empty() && peer.takes_more() {
@@ -244,92 +239,26 @@ impl Swarm {
         }
     }
 
-    /// Finds the peers whose sockets take nothing.
+    /// Finds the peers whose sockets take nothing, or too little.
     pub(crate) fn notice_stuck(&mut self) {
-        for peer in self.peers.values_mut() {
+        let probes = self.now >= self.next_probe;
+        let late = self
+            .late_after()
+            .min(if probes { STUCK } else { Duration::MAX });
+        for (key, peer) in &mut self.peers {
             let silent = self.now.since(peer.sent_at) > STUCK;
-            if !peer.is_stuck && peer.sending > 0 && silent {
+            let holds_up = silent || peer.is_late(self.now, late);
+            if !peer.is_stuck && peer.sending > 0 && holds_up {
                 peer.is_stuck = true;
                 self.sending -= peer.sending;
+                self.uploads.remove(key);
+                self.next_probe = self.now + PROBE_EVERY;
             }
         }
     }
 
-    /// Deals the upload slots, when it is time.
-    pub(crate) fn choke_round(&mut self) {
-        if self.now < self.next_choke {
-            return;
-        }
-        self.next_choke = self.now + CHOKE_EVERY;
-        let interested = self.peers.iter().filter(|(_, peer)| peer.is_interested);
-        // Own nodes play no tit-for-tat: all are served, in turn. Slots are for the others.
-        let (own, mut others): (Vec<_>, Vec<_>) = interested
-            .map(|(&key, peer)| (key, peer.own))
-            .partition(|(_, own)| *own);
-        let slots = self.slots();
-        let complete = self.is_complete();
-        others.sort_by_cached_key(|(key, _)| (self.rank(&self.peers[key], complete), *key));
-        let others: Vec<PeerKey> = others.into_iter().map(|(key, _)| key).collect();
-        let mut chosen: BTreeSet<PeerKey> = others.iter().copied().take(slots).collect();
-        if slots > 0 {
-            chosen.extend(self.optimistic_slot(&others[chosen.len()..]));
-            chosen.extend(own.into_iter().map(|(key, _)| key));
-        }
-        for key in self.peers.keys().copied().collect::<Vec<_>>() {
-            self.set_choke(key, !chosen.contains(&key));
-        }
-    }
-
-    /// Smaller is served first. While we fetch: who gives us most. Once complete: who has got least of us, so that
-    /// all get on, one choke round's worth apart.
-    fn rank(&self, peer: &Peer, complete: bool) -> u64 {
-        if !self.follows(Rule::TitForTat) {
-            0
-        } else if complete {
-            peer.sent / (4 << 20)
-        } else {
-            u64::MAX - peer.down_long.rate(self.now).0
-        }
-    }
-
-    fn optimistic_slot(&mut self, others: &[PeerKey]) -> Option<PeerKey> {
-        let current = self
-            .optimistic
-            .filter(|(key, until)| *until > self.now && others.contains(key));
-        if current.is_none() {
-            self.optimistic = self
-                .rng
-                .choice(others)
-                .map(|&key| (key, self.now + OPTIMISTIC_FOR));
-        }
-        self.optimistic.map(|(key, _)| key)
-    }
-
-    fn set_choke(&mut self, key: PeerKey, choke: bool) {
-        let Some(peer) = self.peers.get_mut(&key) else {
-            return;
-        };
-        if peer.is_choked == choke {
-            return;
-        }
-        peer.is_choked = choke;
-        if !choke {
-            if !peer.own {
-                self.slots_taken.insert(key);
-            }
-            self.spread.look_at(key);
-            return self.send(key, Message::Unchoke);
-        }
-        self.uploads.remove(&key);
-        self.slots_taken.remove(&key);
-        let (queue, fast) = (std::mem::take(&mut peer.queue), peer.fast);
-        self.send(key, Message::Choke);
-        if fast {
-            for (block, zeros) in queue {
-                let request = self.request_of(block);
-                let length = request.length + zeros;
-                self.send(key, Message::Reject(Request { length, ..request }));
-            }
-        }
+    /// A block in hand should have gone into its socket by then.
+    fn late_after(&self) -> Duration {
+        (self.usual_wait).map_or(STUCK, |usual| (usual * 4).max(LATE_MIN))
     }
 }

@@ -133,6 +133,7 @@ impl Connection {
             request_queue: theirs.request_queue,
             own,
             hears_claims: claims_id.is_some(),
+            listen_port: theirs.listen_port,
         }));
         let node = theirs.floodway.filter(|_| own);
         if let Some(site) = node.and_then(|node| node.site) {

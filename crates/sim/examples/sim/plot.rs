@@ -100,3 +100,50 @@ fn sources(report: &Report) -> Chart {
         series,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use floodway_proto::{ByteRate, Layout};
+    use floodway_sim::plan::{Link, NodePlan, Plan};
+
+    use super::*;
+
+    #[test]
+    fn a_run_is_drawn_to_both_formats() {
+        let link = Link::of(ByteRate(1_000_000));
+        let layout = Layout::new(Some(1 << 20), 32 << 10).unwrap();
+        let plan = Plan::new(
+            "drawn",
+            layout,
+            vec![NodePlan::seed(link), NodePlan::new(link)],
+        );
+        let report = floodway_sim::run(&plan, 7);
+        let folder = tempfile::tempdir().unwrap();
+        draw(&report, folder.path()).unwrap();
+        let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+        let svg = String::from_utf8(read("drawn-seed-7.svg")).unwrap();
+        for text in [
+            "<svg",
+            "nodes complete",
+            "least makespan",
+            "seeds",
+            "</svg>",
+        ] {
+            assert!(svg.contains(text), "{text} is missing in {svg}");
+        }
+        let png = read("drawn-seed-7.png");
+        let mut picture = png::Decoder::new(io::Cursor::new(png)).read_info().unwrap();
+        let mut pixels = vec![0; picture.output_buffer_size().unwrap()];
+        picture.next_frame(&mut pixels).unwrap();
+        let line = [BLUE, GREEN, DARK].map(|colour| {
+            use embedded_graphics::pixelcolor::RgbColor as _;
+            [colour.r(), colour.g(), colour.b()]
+        });
+        for colour in line {
+            assert!(
+                pixels.chunks(3).any(|pixel| pixel == colour),
+                "no line of {colour:?}"
+            );
+        }
+    }
+}

@@ -6,9 +6,8 @@ use floodway_proto::{ByteRate, Time};
 use floodway_sim::plan::{Conduct, Departure, Disk, Link, NodePlan, Plan, ServerFault, ServerPlan};
 use floodway_swarm::{Access, SourceClass};
 
-use crate::{
-    LENGTH, LINK, finishes, never_small, origin_bytes, peers_first, plan, seed_and, seeds,
-};
+use crate::rules::an_origin_that_stalls_beside_a_seed;
+use crate::{LENGTH, LINK, finishes, never_small, origin_bytes, plan, seed_and, seeds};
 
 const fn ms(millis: u64) -> Time {
     Time::from_millis(millis)
@@ -162,15 +161,35 @@ fn a_relay_on_a_seeds_host_shares_its_uplink() {
         let mut plan = plan(seed_and(3, LINK));
         plan.servers[0].class = SourceClass::Relay;
         plan.servers[0].with_node = Some(0);
+        plan.nodes[0].link.up = ByteRate(1_000_000);
         for node in &mut plan.nodes[1..] {
-            (node.servers, node.config) = (vec![0], peers_first);
+            (node.servers, node.config) = (vec![0], never_small);
         }
         let report = finishes(&plan, seed);
-        assert_eq!(
-            report.host_sent.len(),
-            4,
-            "no host beside those of the nodes"
+        let shares = report.curve.last().unwrap().1;
+        assert!(shares.seeds > 0 && shares.relays > 0, "{}", report.replay());
+        let both = shares.seeds + shares.relays;
+        assert!(report.host_sent[0] >= both, "{}", report.replay());
+        // One megabyte a second, by whichever way.
+        let most = report.end.since(Time::ZERO).as_millis() * 1000;
+        assert!(
+            u128::from(both) <= most,
+            "{both} bytes: {}",
+            report.summary()
         );
+    }
+}
+
+/// Its last pieces are with peers, so nobody waits until it goes on.
+#[test]
+fn a_server_that_stalls_holds_nothing_back_that_peers_have() {
+    for access in [Access::Ranges, Access::OneGet] {
+        for seed in seeds() {
+            let mut plan = an_origin_that_stalls_beside_a_seed();
+            plan.servers[0].access = access;
+            let report = finishes(&plan, seed);
+            assert!(report.makespan_seconds() < 6.0, "{}", report.summary());
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod faults;
 mod golden;
+mod named;
 mod rules;
 mod swarms;
 

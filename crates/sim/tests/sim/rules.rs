@@ -9,7 +9,7 @@ use floodway_sim::plan::{Conduct, Departure, Link, NodePlan, Plan, ServerFault};
 use floodway_sim::{Report, run};
 use floodway_swarm::{Access, Order, Rule};
 
-use crate::{LINK, finishes, plan, seed_and, seeds};
+use crate::{LINK, finishes, never_small, plan, seed_and, seeds};
 
 /// A rule, a scenario, and a figure that is smaller when all is well.
 struct Row {
@@ -33,6 +33,12 @@ const RULES: &[Row] = &[
     row(
         Rule::MeetInTheMiddle,
         a_slow_origin_without_ranges_before_a_seed,
+        makespan,
+        2.0,
+    ),
+    row(
+        Rule::MeetInTheMiddle,
+        an_origin_that_stalls_beside_a_seed,
         makespan,
         2.0,
     ),
@@ -133,6 +139,17 @@ fn a_slow_origin_without_ranges_before_a_seed() -> Plan {
     plan
 }
 
+/// Rule 1, with ranges. The origin stalls: what it was asked for comes from the seed.
+pub(crate) fn an_origin_that_stalls_beside_a_seed() -> Plan {
+    let mut plan = plan(seed_and(1, LINK));
+    plan.servers[0].faults = vec![ServerFault::Stalls {
+        from: Time::from_millis(300),
+        to: Time::from_millis(60_000),
+    }];
+    (plan.nodes[1].servers, plan.nodes[1].config) = (vec![0], never_small);
+    plan
+}
+
 /// Rule 4. What a useless seed was asked for goes to the web seed.
 fn a_useless_seed_and_a_web_seed() -> Plan {
     let mut plan = plan(seed_and(1, LINK));
@@ -203,7 +220,7 @@ fn few_neighbours() -> Plan {
     plan
 }
 
-/// Rule 8, first half. All depends on what the fast one has to give, and that is what the slow ones pass on to it at once.
+/// Little in hand before a full uplink. All depends on what the fast one has to give, and that is what the slow ones pass on to it at once.
 fn a_fast_uplink_among_slow_ones() -> Plan {
     let mut plan = plan(seed_and(13, LINK));
     plan.servers.clear();
@@ -215,7 +232,7 @@ fn a_fast_uplink_among_slow_ones() -> Plan {
     plan
 }
 
-/// Rule 8, second half. Pieces are completed one after the other, so that they can be passed on.
+/// Rule 8, whole pieces. Pieces are completed one after the other, so that they can be passed on.
 fn several_seeds() -> Plan {
     let mut plan = plan(vec![NodePlan::seed(LINK); 4]);
     plan.nodes.push(NodePlan::new(LINK));

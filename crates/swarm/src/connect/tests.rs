@@ -60,6 +60,17 @@ impl Play {
     }
 }
 
+/// The own node of this connection says that it listens at [`LISTENS`].
+fn listens(key: u64) -> Input {
+    Input::PeerExtended {
+        peer: PeerKey(key),
+        request_queue: None,
+        own: true,
+        hears_claims: false,
+        listen_port: Some(6881),
+    }
+}
+
 #[test]
 fn a_peer_that_drops_the_connection_we_kept_is_dialled_again_soon() {
     // With the larger name we keep the connection that the peer dialled, in whichever order they come.
@@ -130,6 +141,46 @@ fn a_second_connection_gives_the_first_its_address() {
     play.feed(300_000, Input::PeerDown { peer: PeerKey(2) });
     play.feed(303_000, Input::Tick);
     assert_eq!(play.dialled.len(), 2, "it is dialled where it listens");
+}
+
+#[test]
+fn an_own_node_that_dialled_us_is_not_dialled_where_it_listens_until_it_is_gone() {
+    // Its address is known before it says where it listens, or after; and its socket may be one of both families.
+    for (from, known_before) in [
+        (FROM, true),
+        (FROM, false),
+        ("[::ffff:192.0.2.1]:40000", false),
+    ] {
+        let mut play = Play::new(1);
+        let addr: SocketAddr = LISTENS.parse().unwrap();
+        let found = || Input::PeersFound(vec![addr]);
+        if known_before {
+            play.feed(0, found());
+            play.feed(10, Input::DialFailed { addr });
+        }
+        play.up_at(50, 2, from, true, true);
+        play.feed(60, listens(2));
+        play.feed(100, found());
+        play.dialled.clear();
+        (1..300).for_each(|second| play.feed(second * 1000, Input::Tick));
+        assert!(play.dialled.is_empty(), "{from} {known_before}");
+        play.feed(300_000, Input::PeerDown { peer: PeerKey(2) });
+        play.feed(303_000, Input::Tick);
+        assert_eq!(play.dialled, [addr], "{from} {known_before}");
+    }
+}
+
+/// Both ends dialled at once: what is left of the dropped connection must not have the kept one dialled again.
+#[test]
+fn the_address_of_a_kept_connection_is_not_dialled_for_the_dropped_one() {
+    let mut play = Play::new(1);
+    play.feed(0, Input::PeersFound(vec![LISTENS.parse().unwrap()]));
+    play.up_at(50, 2, FROM, true, true);
+    play.feed(60, listens(2));
+    play.up_at(100, 1, LISTENS, false, true);
+    assert_eq!(play.dropped, [PeerKey(2)]);
+    (1..2000).for_each(|second| play.feed(second * 1000, Input::Tick));
+    assert_eq!(play.dialled.len(), 1);
 }
 
 #[test]

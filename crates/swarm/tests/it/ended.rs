@@ -67,6 +67,7 @@ impl Bench {
             request_queue: None,
             own: true,
             hears_claims: false,
+            listen_port: None,
         }));
         said
     }

@@ -112,6 +112,7 @@ impl Bench {
             request_queue: None,
             own,
             hears_claims: false,
+            listen_port: None,
         }));
         said
     }
@@ -342,6 +343,7 @@ fn a_relay_deals_each_new_piece_out_to_one_peer() {
             request_queue: None,
             own: true,
             hears_claims: false,
+            listen_port: None,
         },
         Input::PeerMessage {
             peer: other,

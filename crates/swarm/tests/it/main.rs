@@ -30,5 +30,6 @@ fn own_node(peer: PeerKey, hears_claims: bool) -> Input {
         request_queue: None,
         own: true,
         hears_claims,
+        listen_port: None,
     }
 }
