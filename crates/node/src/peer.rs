@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use floodway_proto::InfoHash;
@@ -45,6 +45,9 @@ const MANIFEST_ID: u8 = 2;
 const METADATA_ID: u8 = 3;
 /// A peer that has asked so many things about the torrent, and has not taken the answers, is not listened to meanwhile.
 const UNANSWERED_MAX: usize = 256;
+/// A peer that makes us say so much beside one word for each piece, and takes nothing of it, is hung up on: not to listen meanwhile
+/// would let two that are busy wait for each other.
+const WAITING_MAX: usize = 16 * 1024;
 /// A peer that sends nothing, not even keep-alives, for this long is gone.
 const SILENCE_MAX: Duration = Duration::from_mins(3);
 
@@ -65,6 +68,8 @@ struct Connection {
     metadata_id: AtomicU8,
     /// Questions about the torrent (info dict, hashes) whose answers have not been sent.
     unanswered: watch::Sender<usize>,
+    /// How many orders of the driver wait to be sent.
+    waiting: Arc<AtomicUsize>,
 }
 
 /// A connected peer, as its handshake described it.
@@ -90,6 +95,7 @@ impl Connection {
         let key = session.next_peer_key();
         let (out, queue) = mpsc::unbounded_channel();
         let hang_up = CancellationToken::new();
+        let waiting = Arc::new(AtomicUsize::new(0));
         let up = Packet::PeerUp {
             peer: key,
             addr,
@@ -97,6 +103,7 @@ impl Connection {
             inbound,
             fast: theirs.fast,
             out,
+            waiting: Arc::clone(&waiting),
             hang_up: hang_up.clone(),
         };
         if content.packets.send(up).await.is_err() {
@@ -113,6 +120,7 @@ impl Connection {
             manifest_id: AtomicU8::new(0),
             metadata_id: AtomicU8::new(0),
             unanswered: watch::Sender::new(0),
+            waiting,
         };
         let talk = connection.talk(&mut stream, theirs.extensions, queue, hang_up);
         if let Ok(error) = AssertUnwindSafe(talk).catch_unwind().await {
@@ -162,6 +170,10 @@ impl Connection {
 
     /// Waits until the store has room for what comes, and the peer has taken what it asked for.
     async fn may_read(&self, reading: &mut watch::Receiver<Reading>) -> Result<(), PeerError> {
+        let pieces = self.content.layout().piece_count() as usize;
+        if self.waiting.load(Ordering::Relaxed) > WAITING_MAX + pieces {
+            return Err(PeerError::TakesNothing);
+        }
         if *self.unanswered.borrow() > UNANSWERED_MAX {
             let few = |unanswered: &usize| *unanswered <= UNANSWERED_MAX;
             let mut unanswered = self.unanswered.subscribe();

@@ -1,25 +1,29 @@
 //! The task of one content: it owns the engine, feeds it what happens, and does what it says.
 
+mod inputs;
+mod start;
+
 use std::any::Any;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use floodway_proto::digest::PieceDigest;
-use floodway_proto::wire::Limits as WireLimits;
-use floodway_proto::{Bitfield, InfoHash, PIECES_WHILE_UNKNOWN, PieceIndex, Sha256, Time};
-use floodway_store::{Event as StoreEvent, FileStamp, Hashes, Opened, Store};
-use floodway_swarm::answers::{Answer, Answers};
+use floodway_proto::{PieceIndex, Sha256, Time};
+use floodway_store::{Event as StoreEvent, FileStamp, Opened, Store};
+use floodway_swarm::answers::Answers;
 use floodway_swarm::gossip::GossipInput;
-use floodway_swarm::{Config, Input, Output, PeerKey, Sender, Start, Swarm};
+use floodway_swarm::{Input, Output, PeerKey, Swarm};
 use futures_util::FutureExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
+
+pub(crate) use start::start;
 
 use super::addresses::StockNames;
 use super::blame::FailedTries;
@@ -30,22 +34,17 @@ use super::park::Park;
 use super::shares::Shares;
 use super::sources::Sources;
 use super::{
-    AddError, Command, Complete, Content, ContentError, ContentEvent, ContentSpec, Events,
-    Finished, GrowthSeen, HttpSource, Item, KnownTorrent, Outcome, Packet, PeerAt, PeerOut,
+    Command, Complete, ContentError, ContentEvent, ContentSpec, Finished, Outcome, Packet, PeerOut,
     Progress, Reading, Shared, State, Target, disk,
 };
 use crate::announce::Announcer;
 use crate::peer::site_message;
 use crate::session::Session;
 
-/// Packets that may wait for the driver: each has up to 256 KiB of blocks.
-const PACKETS_WAITING: usize = 64;
 /// Packets handled before the engine's outputs are looked at.
 const PACKETS_AT_ONCE: usize = 32;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(250);
-/// How long peers may take to answer before HTTP steps in, when nobody waits.
-const GRACE_BACKGROUND: Duration = Duration::from_secs(30);
 
 pub(super) struct Driver {
     pub(super) session: Session,
@@ -104,6 +103,8 @@ struct Inbox {
 
 struct Peer {
     out: mpsc::UnboundedSender<Vec<PeerOut>>,
+    /// How many orders wait to be sent; the connection counts down, and ends when they are too many.
+    waiting: Arc<AtomicUsize>,
     pending: Vec<PeerOut>,
     /// Ends the connection when the peer is dropped.
     _hang_up: DropGuard,
@@ -113,172 +114,6 @@ struct Peer {
 struct Stop {
     delete_unfinished: bool,
     stopped: Option<oneshot::Sender<()>>,
-}
-
-/// Opens the store and starts the task.
-pub(crate) async fn start(session: &Session, mut spec: ContentSpec) -> Result<Content, AddError> {
-    if let Some(taken) = spec
-        .names
-        .iter()
-        .find(|name| session.find(**name).is_some())
-    {
-        return Err(AddError::NameTaken(*taken));
-    }
-    let (disk, disk_inbox) = mpsc::unbounded_channel();
-    let (store, opened) = disk::open(session, &spec, disk).await?;
-    let store = Arc::new(store);
-    let (commands, commands_inbox) = mpsc::unbounded_channel();
-    let (packets, packets_inbox) = mpsc::channel(PACKETS_WAITING);
-    let (found, found_inbox) = mpsc::unbounded_channel();
-    let length = spec.layout.length();
-    let (progress, progress_seen) = watch::channel(Progress::start(length));
-    let (outcome, outcome_seen) = watch::channel(None);
-    let (reading, reading_seen) = watch::channel(Reading::ALL);
-    // What is known of a growing content's hashes comes later.
-    let offered = if spec.verifiable {
-        opened.have.clone()
-    } else {
-        Bitfield::new(spec.layout.piece_count())
-    };
-    let shared = Arc::new(Shared {
-        begun: spec.layout.clone(),
-        ended: OnceLock::new(),
-        wire_limits: WireLimits::for_pieces(pieces_in_lists(&spec)),
-        sid: spec.sid,
-        is_final: AtomicBool::new(spec.verifiable),
-        growth: spec.growth.as_ref().map(|growth| GrowthSeen {
-            is_relay: growth.is_relay,
-            head: watch::channel(growth.manifest.complete_to()).0,
-            genesis: Arc::default(),
-        }),
-        names: RwLock::new(spec.names.clone()),
-        torrents: RwLock::new(torrents(&spec)),
-        offered: watch::channel(offered).0,
-        store: RwLock::new(Some(Arc::clone(&store))),
-        session: session.downgrade(),
-        packets,
-        commands,
-        reading: reading_seen,
-        progress: progress_seen,
-        outcome: outcome_seen,
-        events: Mutex::new(Events::default()),
-    });
-    for name in &spec.names {
-        if let Err(error) = session.route(*name, &shared) {
-            session.forget(&shared);
-            disk::close(store, false).await;
-            return Err(error);
-        }
-    }
-    let driver = Driver {
-        session: session.clone(),
-        shared: Arc::clone(&shared),
-        swarm: swarm(session, &spec, &opened),
-        store,
-        park: Park::default(),
-        tries: FailedTries::default(),
-        growing: growing(session, &mut spec, &opened),
-        help: Help::default(),
-        answers: Answers::new(&spec.layout),
-        sources: Sources::default(),
-        peers: HashMap::new(),
-        shares: Shares::default(),
-        stock: StockNames::default(),
-        talked_to: Vec::new(),
-        digests: HashMap::new(),
-        trouble: None,
-        disk_alarm: None,
-        state: State::Checking,
-        rename: matches!(
-            spec.target,
-            Target::File {
-                rename_when_done: true,
-                ..
-            }
-        ),
-        path: spec.target.path().clone(),
-        read_only: false,
-        reading,
-        progress,
-        outcome,
-        wake: None,
-        progress_at: Time::ZERO,
-        changed: true,
-        received: 0,
-        wasted: 0,
-        inbox: Inbox {
-            commands: commands_inbox,
-            disk: disk_inbox,
-            packets: packets_inbox,
-            found: found_inbox,
-        },
-        tasks: TaskTracker::new(),
-        announcing: CancellationToken::new(),
-        found,
-    };
-    tokio::spawn(driver.supervise(spec, opened));
-    Ok(Content { shared })
-}
-
-fn swarm(session: &Session, spec: &ContentSpec, opened: &Opened) -> Swarm {
-    let mut config = Config::new(session.name());
-    config.prefer = spec.prefer;
-    config.order = spec.order;
-    config.limits = spec.limits;
-    if !spec.foreground {
-        config.grace = GRACE_BACKGROUND;
-    }
-    let start = Start {
-        have: opened.have.clone(),
-        partial: opened.partial.clone(),
-        verifiable: spec.verifiable,
-        growing: spec.growth.is_some(),
-        open_ended: is_open_ended(spec),
-    };
-    Swarm::new(config, spec.layout.clone(), start, fastrand::u64(..))
-}
-
-/// The length was not known when the content began: its nodes learn it one after the other.
-fn is_open_ended(spec: &ContentSpec) -> bool {
-    let genesis = spec.growth.as_ref().map(|growth| growth.manifest.genesis());
-    genesis.is_some_and(|genesis| genesis.length().is_none())
-}
-
-/// How many pieces a peer's list may be of: one that does not know the end counts more.
-fn pieces_in_lists(spec: &ContentSpec) -> u32 {
-    let most = if is_open_ended(spec) {
-        PIECES_WHILE_UNKNOWN
-    } else {
-        0
-    };
-    spec.layout.piece_count().max(most)
-}
-
-/// The torrents whose info dict is known from the start.
-fn torrents(spec: &ContentSpec) -> BTreeMap<InfoHash, KnownTorrent> {
-    let info = spec.info.iter();
-    let torrents = info.map(|(name, info)| {
-        let torrent = KnownTorrent {
-            info: info.clone(),
-            is_v2: false,
-        };
-        (*name, torrent)
-    });
-    torrents.collect()
-}
-
-/// Takes what is known of a growing content's hashes out of the spec.
-fn growing(session: &Session, spec: &mut ContentSpec, opened: &Opened) -> Option<Growing> {
-    let growth = spec.growth.take()?;
-    let adopts = spec.adopts.is_some();
-    let mut growing = Growing::new(session.now(), growth, spec.verifiable, adopts);
-    if let Hashes::V1(sha1s) = &spec.hashes {
-        growing.has_sha1s(sha1s);
-    }
-    for (piece, digest) in &opened.digests {
-        growing.holds(*piece, digest, &spec.layout);
-    }
-    Some(growing)
 }
 
 /// What a panic said.
@@ -391,230 +226,6 @@ impl Driver {
         self.swarm.handle_input(self.session.now(), input);
     }
 
-    fn packet(&mut self, packet: Packet) {
-        match packet {
-            Packet::PeerUp {
-                peer,
-                addr,
-                name,
-                inbound,
-                fast,
-                out,
-                hang_up,
-            } => {
-                let hang_up = hang_up.drop_guard();
-                self.shares.peer_up(peer, name, addr, inbound);
-                self.peers.insert(
-                    peer,
-                    Peer {
-                        out,
-                        pending: Vec::new(),
-                        _hang_up: hang_up,
-                    },
-                );
-                self.input(Input::PeerUp {
-                    peer,
-                    addr,
-                    name,
-                    inbound,
-                    fast,
-                });
-            }
-            Packet::DialFailed(addr) => self.input(Input::DialFailed { addr }),
-            Packet::PeerDown(peer) => {
-                if self.forget_peer(peer) {
-                    self.input(Input::PeerDown { peer });
-                }
-            }
-            Packet::Items {
-                from,
-                source,
-                items,
-            } => {
-                if self.is_heard(from) {
-                    self.count_share(from, source.as_deref(), &items);
-                    self.items(from, items);
-                }
-            }
-            Packet::BodyEnded {
-                request,
-                source,
-                length,
-                tail,
-            } => self.body_ended(request, &source, length, tail),
-            Packet::HttpEnd {
-                request,
-                end,
-                error,
-                broke_off,
-            } => self.http_end(request, end, error, broke_off),
-            Packet::Unreadable(piece) => self.unreadable(piece),
-            Packet::Helped(helped) => self.helped(helped),
-            Packet::TrackerFailed { tracker, error } => {
-                self.tell(ContentEvent::TrackerFailed { tracker, error });
-            }
-        }
-    }
-
-    /// Drops the connection. False when that has happened before.
-    fn forget_peer(&mut self, peer: PeerKey) -> bool {
-        self.gossip(GossipInput::NeighbourDown { peer });
-        self.answers.forget(peer);
-        self.shares.peer_down(peer);
-        self.peers.remove(&peer).is_some()
-    }
-
-    /// Not a peer whose connection was dropped meanwhile.
-    fn is_heard(&self, from: Sender) -> bool {
-        !matches!(from, Sender::Peer(peer) if !self.peers.contains_key(&peer))
-    }
-
-    pub(super) fn count_share(
-        &mut self,
-        from: Sender,
-        source: Option<&HttpSource>,
-        items: &[Item],
-    ) {
-        let bytes = items.iter().map(|item| match item {
-            Item::Block { data, .. } => data.len() as u64,
-            _ => 0,
-        });
-        let bytes: u64 = bytes.sum();
-        match (from, source) {
-            _ if bytes == 0 => {}
-            (_, Some(source)) => self.shares.by_http(&source.url, source.class, bytes),
-            (Sender::Peer(peer), None) => self.count_peer(peer, bytes),
-            (Sender::Http(_), None) => {}
-        }
-    }
-
-    pub(super) fn items(&mut self, from: Sender, items: Vec<Item>) {
-        let end = match from {
-            Sender::Peer(_) => u64::MAX,
-            Sender::Http(request) => self.sources.received(request),
-        };
-        let now = self.session.now();
-        self.changed = true;
-        for item in items {
-            match item {
-                Item::Input(input) => {
-                    self.look_at(&input);
-                    self.swarm.handle_input(now, input);
-                }
-                Item::Block { block, data }
-                    if self.shared.layout().block_bytes(block).end > end =>
-                {
-                    // Others have it already: the request was shortened while this was on its way.
-                    self.wasted += data.len() as u64;
-                }
-                Item::Block { block, data } if !self.exists(block, data.len()) => {
-                    self.wasted += data.len() as u64;
-                }
-                Item::Neighbour { head, is_relay } => {
-                    self.said(from, |peer| GossipInput::NeighbourUp {
-                        peer,
-                        head,
-                        is_relay,
-                    });
-                }
-                Item::Manifest(message) => {
-                    self.said(from, |peer| GossipInput::Message { peer, message });
-                }
-                Item::MetadataRequest { info, piece } => {
-                    if let Sender::Peer(peer) = from {
-                        let answer = self.answers.metadata(now, peer, info.as_ref(), piece);
-                        self.answer(peer, answer, PeerOut::Metadata);
-                    }
-                }
-                Item::HashRequest { is_v2, request } => {
-                    if let Sender::Peer(peer) = from {
-                        let known = self.growing.as_ref().filter(|_| is_v2);
-                        let known = known.map(Growing::manifest);
-                        let answer = self.answers.hashes(now, peer, known, &request);
-                        self.answer(peer, answer, PeerOut::Hashes);
-                    }
-                }
-                Item::Block { block, data } => {
-                    if self.received == 0 {
-                        self.tell(ContentEvent::FirstByte);
-                    }
-                    self.received += data.len() as u64;
-                    let buf = self.park.put(data);
-                    self.swarm
-                        .handle_input(now, Input::Block { from, block, buf });
-                }
-            }
-        }
-    }
-
-    fn said(&mut self, from: Sender, input: impl FnOnce(PeerKey) -> GossipInput) {
-        if let Sender::Peer(peer) = from {
-            self.gossip(input(peer));
-        }
-    }
-
-    fn answer<T>(&mut self, peer: PeerKey, answer: Answer<T>, out: impl FnOnce(T) -> PeerOut) {
-        match answer {
-            Answer::Send(answer) => self.order(peer, out(answer)),
-            Answer::Flood => {
-                tracing::warn!(?peer, "a peer asks for the torrent again and again");
-                self.input(Input::Banish { peer });
-            }
-        }
-    }
-
-    fn command(&mut self, command: Command) -> Option<Stop> {
-        match command {
-            Command::AddPeers(peers) => self.peers_found(peers),
-            Command::SetSources(sources) => self.set_sources(sources),
-            Command::SetLeases(leases) => self.input(Input::Leases(leases)),
-            Command::SetSite(site) => self.set_site(site),
-            Command::Records(records) => self.records(records),
-            Command::SetHelpers(helpers, newest) => self.set_helpers(helpers, newest),
-            Command::Look(look) => look(self.growing.as_ref().map(Growing::known)),
-            Command::SetLimits(limits) => self.input(Input::Limits(limits)),
-            Command::Finish => {
-                self.rename = true;
-                if matches!(*self.outcome.borrow(), Some(Err(_))) {
-                    // It is tried anew: whoever waits now learns how that ends.
-                    self.outcome.send_replace(None);
-                    self.set_state(State::Finishing);
-                }
-                if !self.growing.as_ref().is_some_and(Growing::is_open) {
-                    self.store.finish();
-                }
-            }
-            Command::Stop {
-                delete_unfinished,
-                stopped,
-            } => {
-                return Some(Stop {
-                    delete_unfinished,
-                    stopped: Some(stopped),
-                });
-            }
-        }
-        None
-    }
-
-    fn addresses_found(&mut self, addrs: Vec<SocketAddr>) {
-        self.peers_found(addrs.into_iter().map(PeerAt::from).collect());
-    }
-
-    fn peers_found(&mut self, peers: Vec<PeerAt>) {
-        let names = self.shared.names();
-        // Without a name there is nothing to ask peers for.
-        if names.is_empty() {
-            return;
-        }
-        let mut peers = self.stock.found(peers, &names);
-        peers.retain(|addr| !self.session.is_self(*addr));
-        if !peers.is_empty() {
-            self.input(Input::PeersFound(peers));
-        }
-    }
-
-    /// Does everything that the engine wants now.
     fn settle(&mut self) {
         self.look_at_disk();
         self.settle_gossip();
@@ -629,6 +240,7 @@ impl Driver {
         }
         for key in std::mem::take(&mut self.talked_to) {
             if let Some(peer) = self.peers.get_mut(&key) {
+                (peer.waiting).fetch_add(peer.pending.len(), Ordering::Relaxed);
                 // A connection that is ending reports it itself.
                 let _ = peer.out.send(std::mem::take(&mut peer.pending));
             }

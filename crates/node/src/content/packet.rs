@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use bytes::Bytes;
 use floodway_origin::OriginError;
@@ -25,6 +26,8 @@ pub(crate) enum Packet {
         inbound: bool,
         fast: bool,
         out: mpsc::UnboundedSender<Vec<PeerOut>>,
+        /// How many of these wait to be sent: the driver counts up.
+        waiting: Arc<AtomicUsize>,
         /// Ends the connection at once, whatever it is doing.
         hang_up: CancellationToken,
     },

@@ -26,6 +26,8 @@ pub(crate) enum PeerError {
     Full,
     #[error("it sent nothing for a long time")]
     Silent,
+    #[error("it asks and asks, and takes no answers")]
+    TakesNothing,
     #[error("it closed the connection")]
     Closed,
     #[error("we hung up")]
@@ -50,7 +52,10 @@ impl PeerError {
     /// True when the peer broke the protocol.
     pub(crate) fn is_peers_fault(&self) -> bool {
         match self {
-            Self::NoSuchBlock { .. } | Self::OtherContent | Self::Manifest(_) => true,
+            Self::NoSuchBlock { .. }
+            | Self::OtherContent
+            | Self::Manifest(_)
+            | Self::TakesNothing => true,
             Self::Wire(error) => error.is_peers_fault(),
             Self::ConnectTimeout
             | Self::HandshakeTimeout

@@ -55,14 +55,14 @@ impl Connection {
         let mut outbox = Outbox::default();
         if extensions {
             let payload = Bytes::from(hello(&self.session, &self.content, self.name).encode());
-            outbox.push(PeerOut::Message(Message::Extended { id: 0, payload }));
+            self.say(&mut outbox, Message::Extended { id: 0, payload });
         }
         let mut unsent = Unsent::new(stream.as_ref());
         let mut queueing = Queueing::new();
         let mut loading = None;
         loop {
             if loading.is_none() {
-                next_orders(&mut outbox, &mut orders).await?;
+                self.next_orders(&mut outbox, &mut orders).await?;
                 loading = self.load(&mut outbox, &unsent);
             }
             let answers = match loading.take() {
@@ -90,13 +90,42 @@ impl Connection {
         }
     }
 
+    /// What the driver did not order.
+    fn say(&self, outbox: &mut Outbox, message: Message) {
+        self.waiting.fetch_add(1, Ordering::Relaxed);
+        outbox.push(PeerOut::Message(message));
+    }
+
+    /// Fills the outbox; with a keep-alive when there is nothing to say for long.
+    async fn next_orders(
+        &self,
+        outbox: &mut Outbox,
+        orders: &mut mpsc::UnboundedReceiver<Vec<PeerOut>>,
+    ) -> Result<(), PeerError> {
+        let until = Instant::now() + KEEP_ALIVE;
+        while outbox.is_empty() {
+            match timeout_at(until, orders.recv()).await {
+                Ok(Some(more)) => outbox.extend(more),
+                Ok(None) => return Err(PeerError::HungUp),
+                Err(_) => self.say(outbox, Message::KeepAlive),
+            }
+        }
+        while let Ok(more) = orders.try_recv() {
+            outbox.extend(more);
+        }
+        Ok(())
+    }
+
     fn fill(&self, queue: &mut VecDeque<PeerOut>, bytes_max: usize) -> Batch {
         let ids = Ids {
             claims: self.claims_id.load(Ordering::Relaxed),
             manifest: self.manifest_id.load(Ordering::Relaxed),
             metadata: self.metadata_id.load(Ordering::Relaxed),
         };
-        Batch::fill(queue, self.content.layout(), bytes_max, ids)
+        let waited = queue.len();
+        let batch = Batch::fill(queue, self.content.layout(), bytes_max, ids);
+        (self.waiting).fetch_sub(waited - queue.len(), Ordering::Relaxed);
+        batch
     }
 
     /// Begins to read the next blocks, if any wait.
@@ -175,25 +204,6 @@ impl Connection {
             .await
             .map_err(|_| PeerError::HungUp)
     }
-}
-
-/// Fills the outbox; with a keep-alive when there is nothing to say for long.
-async fn next_orders(
-    outbox: &mut Outbox,
-    orders: &mut mpsc::UnboundedReceiver<Vec<PeerOut>>,
-) -> Result<(), PeerError> {
-    let until = Instant::now() + KEEP_ALIVE;
-    while outbox.is_empty() {
-        match timeout_at(until, orders.recv()).await {
-            Ok(Some(more)) => outbox.extend(more),
-            Ok(None) => return Err(PeerError::HungUp),
-            Err(_) => outbox.push(PeerOut::Message(Message::KeepAlive)),
-        }
-    }
-    while let Ok(more) = orders.try_recv() {
-        outbox.extend(more);
-    }
-    Ok(())
 }
 
 async fn send_all(stream: &mut WriteHalf<'_>, messages: &Batch, answers: &Batch) -> io::Result<()> {

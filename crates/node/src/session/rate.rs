@@ -1,6 +1,6 @@
 //! A token bucket that is applied by not reading, or not writing, a socket.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ const LONGEST_WAIT: Duration = Duration::from_mins(1);
 /// Holds whoever uses it together to a rate: wait until [`RateGate::ready`], move bytes, then [`RateGate::charge`] them.
 #[derive(Debug)]
 pub(crate) struct RateGate {
-    /// Spares the lock where there is no limit.
-    unlimited: AtomicBool,
+    /// The bucket's rate, bytes a second: spares the lock where there is no limit, and to who only asks for it.
+    rate: AtomicU64,
     bucket: Mutex<Bucket>,
     changed: Notify,
 }
@@ -51,7 +51,7 @@ impl Bucket {
 impl RateGate {
     pub(crate) fn new(rate: ByteRate) -> Self {
         Self {
-            unlimited: AtomicBool::new(rate == ByteRate::MAX),
+            rate: AtomicU64::new(rate.0),
             bucket: Mutex::new(Bucket {
                 rate,
                 debt: 0,
@@ -66,7 +66,11 @@ impl RateGate {
     }
 
     pub(crate) fn rate(&self) -> ByteRate {
-        self.bucket().rate
+        ByteRate(self.rate.load(Ordering::Relaxed))
+    }
+
+    fn is_unlimited(&self) -> bool {
+        self.rate() == ByteRate::MAX
     }
 
     pub(crate) fn set_rate(&self, rate: ByteRate) {
@@ -77,15 +81,14 @@ impl RateGate {
             if rate == ByteRate::MAX {
                 bucket.debt = 0;
             }
+            self.rate.store(rate.0, Ordering::Relaxed);
         }
-        self.unlimited
-            .store(rate == ByteRate::MAX, Ordering::Relaxed);
         self.changed.notify_waiters();
     }
 
     /// Counts bytes that have passed.
     pub(crate) fn charge(&self, bytes: usize) {
-        if self.unlimited.load(Ordering::Relaxed) {
+        if self.is_unlimited() {
             return;
         }
         let mut bucket = self.bucket();
@@ -95,7 +98,7 @@ impl RateGate {
 
     /// Waits until bytes may pass.
     pub(crate) async fn ready(&self) {
-        while !self.unlimited.load(Ordering::Relaxed) {
+        while !self.is_unlimited() {
             // Enabled before the bucket is looked at, so that no change is missed.
             let mut changed = std::pin::pin!(self.changed.notified());
             changed.as_mut().enable();

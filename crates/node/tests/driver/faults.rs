@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use floodway_node::{ContentError, ContentEvent, ContentSpec, Session, State, Target};
-use floodway_proto::wire::{Handshake, Message, encode_piece_header};
+use floodway_proto::wire::{Handshake, Message, Request, encode_piece_header};
 use floodway_proto::{ByteCount, InfoHash, PeerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -84,6 +84,31 @@ async fn strangers_and_garbage_are_closed() {
     let leech = leecher.add(kit.leech("leech")).await.unwrap();
     leech.add_peers(vec![addr]);
     kit.completes(&leech).await;
+}
+
+/// Refusals for it would fill the memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_without_end_and_takes_no_answers_is_hung_up_on() {
+    let kit = Kit::new(1 << 20);
+    let session = seeding(&kit).await;
+    let mut stream = TcpStream::connect(session.peer_addr()).await.unwrap();
+    stream.write_all(&hello(Kit::name())).await.unwrap();
+    let mut requests = Vec::new();
+    for _ in 0..4096 {
+        let request = Request {
+            piece: 0,
+            begin: 0,
+            length: 16 << 10,
+        };
+        Message::Request(request).encode(&mut requests);
+    }
+    let asks = async {
+        // It is choked: each is refused.
+        while stream.write_all(&requests).await.is_ok() {}
+    };
+    timeout(PATIENCE, asks)
+        .await
+        .expect("it must be hung up on");
 }
 
 #[tokio::test(flavor = "multi_thread")]
