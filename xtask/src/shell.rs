@@ -116,6 +116,13 @@ pub(crate) fn first_line(program: impl AsRef<OsStr>, args: &[&str]) -> String {
     )
 }
 
+/// What a Floodway binary says of its version, and which build it is: figures of two builds must not be taken for one.
+pub(crate) fn floodway_version(binary: &Path) -> String {
+    let sum = first_line("sha256sum", &[&binary.to_string_lossy()]);
+    let sum: String = sum.chars().take(12).collect();
+    format!("{} (sha256 {sum}…)", first_line(binary, &["--version"]))
+}
+
 /// Finds a program on `PATH` and in the system folders that are not always in it.
 pub(crate) fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();

@@ -1,9 +1,10 @@
-//! `cargo xtask bench cost`: instructions that the engine needs for one event, counted by callgrind, in small swarms
-//! and in large ones. They are the same in every run, so a cost that grows with peers or pieces is an error.
+//! `cargo xtask bench cost`: instructions that the engine needs for one event, and control for one sync, counted by callgrind, in
+//! small swarms and in large ones. They are the same in every run, so a cost that grows with peers or pieces is an error.
 
 use std::fmt::Write;
 use std::fs;
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
@@ -40,6 +41,11 @@ const ROWS: &[(&str, &str, [Size; 2])] = &[
         [(50, 1 << 10), (5000, 1 << 10)],
     ),
     (
+        "serve",
+        "a block is sent while all wait for many",
+        [(50, 1 << 10), (5000, 1 << 10)],
+    ),
+    (
         "connect",
         "a peer connects",
         [(50, 1 << 10), (5000, 1 << 10)],
@@ -49,7 +55,21 @@ const ROWS: &[(&str, &str, [Size; 2])] = &[
         "250 ms pass, for each peer",
         [(50, 1 << 10), (5000, 1 << 10)],
     ),
+    (
+        SYNC,
+        "control answers the sync of an agent",
+        [(50, 1 << 10), (5000, 1 << 10)],
+    ),
+    (
+        SYNC,
+        "control answers the sync of an agent",
+        [(50, 1 << 10), (50, 1 << 20)],
+    ),
 ];
+
+/// Counted in a test of control, as nothing of its insides is public.
+const SYNC: &str = "sync";
+const SYNC_TEST: &str = "core::tests::cost::of_an_agents_sync";
 
 /// What a hundred times the peers, or a thousand times the pieces, may cost: trees grow by a few levels.
 const GROWTH_MAX: f64 = 2.0;
@@ -59,23 +79,15 @@ pub(crate) fn cost() -> Result<()> {
         works("valgrind", &["--version"]),
         "valgrind is not installed (apt-get install valgrind)"
     );
-    run(cargo().args([
-        "build",
-        "--quiet",
-        "--release",
-        "--package",
-        "floodway-swarm",
-        "--example",
-        "cost",
-    ]))?;
+    let programs = Programs::build()?;
     let mut text = String::from(
         "| event | small swarm | large swarm | instructions | growth |\n|---|---|---|---|---|\n",
     );
     let mut grown = Vec::new();
     for (event, what, swarms) in ROWS {
         let [small, large] = [
-            instructions(event, swarms[0])?,
-            instructions(event, swarms[1])?,
+            programs.instructions(event, swarms[0])?,
+            programs.instructions(event, swarms[1])?,
         ];
         let growth = large / small;
         let [from, to] = swarms.map(|(peers, pieces)| format!("{peers} peers, {pieces} pieces"));
@@ -98,24 +110,76 @@ pub(crate) fn cost() -> Result<()> {
     Ok(())
 }
 
-/// Instructions for one event.
-fn instructions(event: &str, (peers, pieces): Size) -> Result<f64> {
-    let output = Command::new("valgrind")
-        .args([
+/// What is run under callgrind.
+struct Programs {
+    engine: PathBuf,
+    control: PathBuf,
+}
+
+impl Programs {
+    fn build() -> Result<Self> {
+        let release = ["build", "--quiet", "--release"];
+        run(cargo()
+            .args(release)
+            .args(["--package", "floodway-swarm", "--example", "cost"]))?;
+        let tests = cargo()
+            .args(["test", "--quiet", "--release", "--no-run"])
+            .args(["--package", "floodway-control", "--lib"])
+            .args(["--message-format", "json"])
+            .stderr(Stdio::inherit())
+            .output()?;
+        ensure!(
+            tests.status.success(),
+            "the tests of floodway-control cannot be built"
+        );
+        let messages = String::from_utf8_lossy(&tests.stdout);
+        let executable = |line: &str| {
+            let message: serde_json::Value = serde_json::from_str(line).ok()?;
+            let is_test = message.pointer("/profile/test")?.as_bool()?;
+            is_test.then_some(())?;
+            Some(PathBuf::from(message.get("executable")?.as_str()?))
+        };
+        Ok(Self {
+            engine: target().join("release/examples/cost"),
+            control: (messages.lines().find_map(executable))
+                .context("cargo names no binary with the tests of floodway-control")?,
+        })
+    }
+
+    fn command(&self, event: &str, (peers, pieces): Size) -> Command {
+        let mut command = Command::new("valgrind");
+        command.args([
             "--tool=callgrind",
             "--callgrind-out-file=/dev/null",
             "--toggle-collect=*measured*",
-        ])
-        .arg(target().join("release/examples/cost"))
-        .args([event, &peers.to_string(), &pieces.to_string()])
-        .output()?;
-    let (events, log) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
-    let collected = log.lines().find_map(|line| line.split_once("Collected : "));
-    let count = |text: &str| text.trim().parse::<f64>().ok();
-    collected
-        .and_then(|(_, collected)| Some(count(collected)? / count(&events)?))
-        .with_context(|| format!("callgrind counted nothing for {event}:\n{log}"))
+        ]);
+        if event == SYNC {
+            command
+                .arg(&self.control)
+                .args(["--exact", SYNC_TEST, "--ignored", "--nocapture"])
+                .env("COST_PEERS", peers.to_string())
+                .env("COST_PIECES", pieces.to_string());
+        } else {
+            command
+                .arg(&self.engine)
+                .args([event, &peers.to_string(), &pieces.to_string()]);
+        }
+        command
+    }
+
+    /// Instructions for one event.
+    fn instructions(&self, event: &str, size: Size) -> Result<f64> {
+        let output = self.command(event, size).output()?;
+        let (said, log) = (
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr),
+        );
+        let collected = log.lines().find_map(|line| line.split_once("Collected : "));
+        let count = |text: &str| text.trim().parse::<f64>().ok();
+        // Alone on its line: a test's harness says other things too.
+        let events = said.lines().find_map(count);
+        collected
+            .and_then(|(_, collected)| Some(count(collected)? / events?))
+            .with_context(|| format!("callgrind counted nothing for {event}:\n{said}{log}"))
+    }
 }

@@ -19,7 +19,7 @@ use super::files::{self, Folder};
 use super::stats::{MIB, machine, median, percentile};
 use super::swarm::job::Job;
 use super::{Common, Tools};
-use crate::shell::{first_line, say, target};
+use crate::shell::{floodway_version, say, target};
 
 #[derive(Args)]
 pub(crate) struct StreamArgs {
@@ -280,7 +280,7 @@ fn report(args: &StreamArgs, floodway: &Path, measured: &[Measured]) -> Result<(
 }
 
 fn versions(floodway: &Path) -> Vec<(String, String)> {
-    let own = first_line(floodway, &["--version"]);
+    let own = floodway_version(floodway);
     let mut versions = vec![("floodway".to_owned(), own)];
     versions.extend(machine());
     versions

@@ -20,6 +20,8 @@ use crate::db::{Model, RelayState};
 use crate::settings::Settings;
 use crate::tasks::audit::{Audits, Outcome};
 
+mod cost;
+
 const URL: &str = "http://origin.example/x";
 const PIECE: u64 = 64 * 1024;
 

@@ -11,7 +11,7 @@ use crate::bench::Tools;
 use crate::bench::files::nginx;
 use crate::bench::measure::free_port;
 use crate::bench::tracker::Tracker;
-use crate::shell::first_line;
+use crate::shell::{first_line, floodway_version};
 
 const LIBTORRENT: &str = include_str!("../libtorrent.py");
 
@@ -82,8 +82,7 @@ impl Bench {
 
     /// What each program says of its version.
     pub(crate) fn versions(&self) -> Vec<(&'static str, String)> {
-        let asks: [(Program, &[&str]); 6] = [
-            (Program::Floodway, &["--version"]),
+        let asks: [(Program, &[&str]); 5] = [
             (Program::Nginx, &["-v"]),
             (Program::Curl, &["--version"]),
             (
@@ -99,7 +98,9 @@ impl Bench {
         let found = asks.iter().filter_map(|(program, args)| {
             Some((program.name(), first_line(self.path(*program)?, args)))
         });
-        found.collect()
+        let own = self.path(Program::Floodway);
+        let own = own.map(|path| (Program::Floodway.name(), floodway_version(path)));
+        own.into_iter().chain(found).collect()
     }
 
     /// The source's command: serves the file on `port`.

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::job::Done;
 use super::network::{self, Host};
 use crate::bench::Tools;
-use crate::shell::{find, first_line};
+use crate::shell::{find, first_line, floodway_version};
 
 /// The script that runs libtorrent: `seed`, `get` or `share`.
 const LIBTORRENT: &str = include_str!("../libtorrent.py");
@@ -148,6 +148,9 @@ impl Program {
                     "import libtorrent; print('libtorrent', libtorrent.__version__)",
                 ],
             ),
+            Self::Native | Self::NativeCold | Self::NativeColdAfterComplete | Self::Stock => {
+                floodway_version(&path)
+            }
             _ => first_line(path, &["--version"]),
         }
     }

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::contender::{COLD, COLD_AFTER_COMPLETE};
-use super::scenario::{GOODPUT, Scenario};
+use super::scenario::Scenario;
 use crate::bench::stats::{MIB, machine, median};
 
 /// Goals of cold scenarios: at most this many times one copy of the paced origin, and so many seconds more.
@@ -91,13 +91,8 @@ impl Record {
         self.is_whole().then(|| slowest / median(times))
     }
 
-    /// The bound as TCP over Ethernet can reach it.
-    fn bound(scenario: &Scenario) -> f64 {
-        scenario.bound_seconds() / GOODPUT
-    }
-
     fn efficiency(&self) -> Option<f64> {
-        Some(Self::bound(&self.scenario) / self.makespan()?)
+        Some(self.scenario.bound_seconds() / self.makespan()?)
     }
 
     pub(crate) fn origin_copies(&self) -> f64 {
@@ -222,7 +217,7 @@ fn of_scenario(runs: &[&Record]) -> String {
         scenario.name,
         scenario.about,
         scenario.file_mib,
-        Record::bound(scenario),
+        scenario.bound_seconds(),
     );
     let mut programs: Vec<_> = runs.iter().map(|run| run.program.as_str()).collect();
     unique(&mut programs);
