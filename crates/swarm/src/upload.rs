@@ -31,7 +31,7 @@ const TURNS_COMPARED: usize = 64;
 const STUCK: Duration = Duration::from_secs(1);
 /// So is one whose oldest block in hand has waited four times as long as blocks lately did, and at least so long: else a few that
 /// take a block now and then would hold up all the others.
-const LATE_MIN: Duration = Duration::from_millis(250);
+const LATE_MIN: Duration = Duration::from_millis(500);
 /// When these were the only ones served lately, our link looks as slow as they are: so often all that have waited for [`STUCK`] are
 /// taken for stuck, to see how soon the others take theirs.
 const PROBE_EVERY: Duration = Duration::from_secs(8);
