@@ -149,8 +149,16 @@ impl Swarm {
             let pieces = self.layout.piece_count();
             self.spread.begin(pieces, offered, &mut self.rng);
         }
-        let far = self.peers.values().filter(|peer| peer.is_far);
-        let parts: Vec<Site> = far.filter_map(|peer| peer.site).collect();
+        // Most events make nobody hungry: they must not cost a look at each peer.
+        if hungry.is_empty() {
+            return;
+        }
+        let parts: Vec<Site> = if self.border.has_far_peers() {
+            let far = self.peers.values().filter(|peer| peer.is_far);
+            far.filter_map(|peer| peer.site).collect()
+        } else {
+            Vec::new()
+        };
         if !parts.is_empty() && !self.spread.is_divided() {
             self.spread.divide();
         }
