@@ -1,7 +1,6 @@
 //! `cargo xtask bench cost`: instructions that the engine needs for one event, and control for one sync, counted by callgrind, in
 //! small swarms and in large ones. They are the same in every run, so a cost that grows with peers or pieces is an error.
 
-use std::fmt::Write;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -83,6 +82,7 @@ pub(crate) fn cost() -> Result<()> {
     let mut text = String::from(
         "| event | small swarm | large swarm | instructions | growth |\n|---|---|---|---|---|\n",
     );
+    print(text.trim_end());
     let mut grown = Vec::new();
     for (event, what, swarms) in ROWS {
         let [small, large] = [
@@ -91,17 +91,16 @@ pub(crate) fn cost() -> Result<()> {
         ];
         let growth = large / small;
         let [from, to] = swarms.map(|(peers, pieces)| format!("{peers} peers, {pieces} pieces"));
-        writeln!(
-            text,
-            "| {what} | {from} | {to} | {small:.0} → {large:.0} | {growth:.2} |"
-        )?;
+        let row = format!("| {what} | {from} | {to} | {small:.0} → {large:.0} | {growth:.2} |\n");
+        // Some take minutes.
+        print(row.trim_end());
+        text.push_str(&row);
         if growth > GROWTH_MAX {
             grown.push(format!("{event}: {growth:.1} times from {from} to {to}"));
         }
     }
     fs::create_dir_all(target().join("bench"))?;
     fs::write(target().join("bench/cost.md"), &text)?;
-    print(text);
     ensure!(
         grown.is_empty(),
         "these costs grow with the swarm:\n{}",

@@ -109,6 +109,8 @@ pub(crate) struct Core {
     changes: Vec<Change>,
     replies: Vec<(ReplySlot, SyncReply)>,
     live: HashMap<NodeId, LiveNode>,
+    /// Those of them that are relays: few, and looked at with each sync of an agent.
+    live_relays: BTreeSet<NodeId>,
     awaited: Awaited,
     swarms: Swarms,
     /// Nodes of several sites were enrolled when parts were dealt last.
@@ -149,6 +151,7 @@ impl Core {
             changes: Vec::new(),
             replies: Vec::new(),
             live: HashMap::new(),
+            live_relays: BTreeSet::new(),
             awaited,
             swarms: Swarms::new(peers_max),
             had_sites: false,
@@ -235,7 +238,7 @@ impl Core {
     }
 
     fn live_relays(&self) -> impl Iterator<Item = NodeId> + '_ {
-        let live = self.live.keys().copied();
+        let live = self.live_relays.iter().copied();
         live.filter(|node| self.role_of(*node) == Some(Role::Relay))
     }
 

@@ -208,6 +208,9 @@ impl Core {
             recent: HashMap::new(),
             refused: Vec::new(),
         };
+        if row.role == Role::Relay {
+            self.live_relays.insert(row.id);
+        }
         let live = self.live.entry(row.id).or_insert_with(fresh);
         live.peer = peer;
         live.http = http;
@@ -371,6 +374,7 @@ impl Core {
     /// The node left or stopped syncing.
     pub(super) fn gone(&mut self, node: NodeId) {
         self.unpark(node);
+        self.live_relays.remove(&node);
         let Some(live) = self.live.remove(&node) else {
             return;
         };
