@@ -43,8 +43,8 @@ impl World<'_> {
         }
     }
 
-    /// HTTP is read only when the node's own plan wants it, not before Retry-After, and never for what is held, or asked for in another
-    /// request.
+    /// HTTP is read only when the node's own plan wants it, not before Retry-After, and never for what is held, or asked for in
+    /// another request.
     pub(crate) fn check_request(&self, at: usize, server: usize, bytes: &Range<u64>) {
         let plan = &self.plan.servers[server];
         let node = &self.nodes[at];

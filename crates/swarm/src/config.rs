@@ -37,7 +37,8 @@ pub enum Rule {
     DepthByRate,
     /// A complete node hands out each piece once before any twice.
     SpreadFirstCopies,
-    /// Own nodes say of each piece that they have it, to all but complete ones, and those that are furthest from done are served first.
+    /// Own nodes say of each piece that they have it, to all but complete ones, and those that are furthest from done are served
+    /// first.
     FurthestFirst,
     /// Before an uplink that is full little is in hand.
     LittleInHand,

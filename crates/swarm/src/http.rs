@@ -219,8 +219,8 @@ impl Swarm {
         source.is_some_and(|source| source.access == Access::OneGet)
     }
 
-    /// Leaves to peers what a server sits on although they have it: a relay may let a request wait for bytes that it has not got itself,
-    /// and others stall.
+    /// Leaves to peers what a server sits on although they have it: a relay may let a request wait for bytes that it has not got
+    /// itself, and others stall.
     pub(crate) fn leave_stalled(&mut self) {
         if !self.follows(Rule::MeetInTheMiddle) {
             return;

@@ -21,9 +21,9 @@ pub(crate) struct Peer {
     pub(crate) addr: SocketAddr,
     pub(crate) name: PeerName,
     pub(crate) inbound: bool,
-    /// Where it listens, when it dialled us: an own node says so (and may be wrong); else it is known from a second connection that we dialled and gave
-    /// up for this one. A stock peer picks between the two by a rule of its own and may drop the other: then it must be dialled
-    /// again soon.
+    /// Where it listens, when it dialled us: an own node says so (and may be wrong); else it is known from a second connection
+    /// that we dialled and gave up for this one. A stock peer picks between the two by a rule of its own and may drop the other:
+    /// then it must be dialled again soon.
     pub(crate) listens_at: Option<SocketAddr>,
     pub(crate) fast: bool,
     pub(crate) own: bool,
@@ -68,8 +68,6 @@ pub(crate) struct Peer {
     pub(crate) sending: u64,
     /// When each of these blocks was handed over, oldest first.
     pub(crate) in_hand: VecDeque<Time>,
-    /// When the last of these went into the socket.
-    pub(crate) sent_at: Time,
     /// Its socket takes nothing, or too little: what it holds up must not count against the others.
     pub(crate) is_stuck: bool,
     pub(crate) sent: u64,
@@ -161,7 +159,6 @@ impl Peer {
             queue: VecDeque::new(),
             sending: 0,
             in_hand: VecDeque::new(),
-            sent_at: now,
             is_stuck: false,
             sent: 0,
             suggested: VecDeque::new(),

@@ -27,14 +27,13 @@ const AHEAD_BELOW_FULL: RangeInclusive<u64> = 256 * 1024..=512 * 1024;
 const IN_HAND_PARTS: usize = 2;
 /// Of so many peers whose turn is next, the one furthest from done is served: all, but among thousands.
 const TURNS_COMPARED: usize = 64;
-/// A peer whose socket has taken nothing for so long is stuck: what it has in hand does not count, and it gets no more.
-const STUCK: Duration = Duration::from_secs(1);
-/// So is one whose oldest block in hand has waited four times as long as blocks lately did, and at least so long: else a few that
-/// take a block now and then would hold up all the others.
+/// A peer is stuck when its oldest block in hand has waited four times as long as blocks lately did, and at least so long: what it has
+/// in hand does not count, and it gets no more. Else a few that take a block now and then would hold up all the others.
 const LATE_MIN: Duration = Duration::from_millis(500);
-/// When these were the only ones served lately, our link looks as slow as they are: so often all that have waited for [`STUCK`] are
-/// taken for stuck, to see how soon the others take theirs.
+/// When these were the only ones served lately, or nobody was, our link looks as slow as they are: so often all whose blocks have
+/// waited so long are taken for stuck, to see how soon the others take theirs.
 const PROBE_EVERY: Duration = Duration::from_secs(8);
+const PROBED: Duration = Duration::from_secs(1);
 
 impl Swarm {
     pub(crate) fn asked_for(&mut self, key: PeerKey, request: Request) {
@@ -102,16 +101,13 @@ impl Swarm {
                 return;
             };
             let booked = u64::from(self.layout.block_length());
-            if peer.sending == 0 {
-                peer.sent_at = self.now;
-            }
             peer.sending += booked;
             peer.in_hand.push_back(self.now);
             self.sending += booked;
             if peer.queue.is_empty() || !peer.takes_more() {
                 self.uploads.remove(&key);
             }
-            self.is_under_way(key, block);
+            self.note_under_way(key, block);
             self.up
                 .take(self.now, u64::from(self.layout.block_size(block) + zeros));
             self.out.push_back(Output::SendBlock {
@@ -122,8 +118,8 @@ impl Swarm {
         }
     }
 
-    /// The newest block of the pieces under way.
-    fn is_under_way(&mut self, key: PeerKey, block: BlockId) {
+    /// This block is the newest of a piece under way.
+    fn note_under_way(&mut self, key: PeerKey, block: BlockId) {
         let mut under_way = std::mem::take(&mut self.uploads_under_way);
         let is_of_it = |(of, last): &(PeerKey, BlockId)| *of == key && last.piece == block.piece;
         if let Some((_, last)) = under_way.iter_mut().find(|upload| is_of_it(upload)) {
@@ -213,7 +209,7 @@ impl Swarm {
         let bytes = u64::from(self.layout.block_size(block));
         self.counters.sent += bytes;
         self.rates.up.add(self.now, bytes);
-        let late = self.late_after().min(STUCK);
+        let late = self.late_after().min(PROBED);
         if let Some(peer) = self.peers.get_mut(&key) {
             if !peer.is_stuck {
                 self.sending -= peer.sending;
@@ -225,7 +221,6 @@ impl Swarm {
                 let usual = self.usual_wait.unwrap_or(waited);
                 self.usual_wait = Some((usual * 15 + waited) / 16);
             }
-            peer.sent_at = self.now;
             peer.is_stuck &= peer.is_late(self.now, late);
             if !peer.is_stuck {
                 self.sending += peer.sending;
@@ -244,11 +239,9 @@ impl Swarm {
         let probes = self.now >= self.next_probe;
         let late = self
             .late_after()
-            .min(if probes { STUCK } else { Duration::MAX });
+            .min(if probes { PROBED } else { Duration::MAX });
         for (key, peer) in &mut self.peers {
-            let silent = self.now.since(peer.sent_at) > STUCK;
-            let holds_up = silent || peer.is_late(self.now, late);
-            if !peer.is_stuck && peer.sending > 0 && holds_up {
+            if !peer.is_stuck && peer.is_late(self.now, late) {
                 peer.is_stuck = true;
                 self.sending -= peer.sending;
                 self.uploads.remove(key);
@@ -259,6 +252,6 @@ impl Swarm {
 
     /// A block in hand should have gone into its socket by then.
     fn late_after(&self) -> Duration {
-        (self.usual_wait).map_or(STUCK, |usual| (usual * 4).max(LATE_MIN))
+        (self.usual_wait).map_or(PROBED, |usual| (usual * 4).max(LATE_MIN))
     }
 }

@@ -193,6 +193,19 @@ fn a_server_that_stalls_holds_nothing_back_that_peers_have() {
     }
 }
 
+/// While a slow seed gives the rest: the server has trouble enough.
+#[test]
+fn a_server_that_stalls_again_and_again_is_asked_less_and_less_often() {
+    for seed in seeds().take(20) {
+        let mut plan = an_origin_that_stalls_beside_a_seed();
+        plan.nodes[0].link.up = ByteRate(50_000);
+        let report = finishes(&plan, seed);
+        let requests = report.http_requests[0];
+        assert!(report.makespan_seconds() > 50.0, "{}", report.summary());
+        assert!(requests <= 8, "{requests} requests, {}", report.summary());
+    }
+}
+
 #[test]
 fn an_outage_of_control_ends() {
     for seed in seeds() {

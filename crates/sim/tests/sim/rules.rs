@@ -220,7 +220,8 @@ fn few_neighbours() -> Plan {
     plan
 }
 
-/// Little in hand before a full uplink. All depends on what the fast one has to give, and that is what the slow ones pass on to it at once.
+/// Little in hand before a full uplink. All depends on what the fast one has to give, and that is what the slow ones pass on to it
+/// at once.
 fn a_fast_uplink_among_slow_ones() -> Plan {
     let mut plan = plan(seed_and(13, LINK));
     plan.servers.clear();

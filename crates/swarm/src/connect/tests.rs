@@ -170,6 +170,16 @@ fn an_own_node_that_dialled_us_is_not_dialled_where_it_listens_until_it_is_gone(
     }
 }
 
+#[test]
+fn who_left_and_gave_nothing_is_not_remembered() {
+    let mut play = Play::new(1);
+    for key in 1..100 {
+        play.up(key, FROM, true);
+        play.feed(100, Input::PeerDown { peer: PeerKey(key) });
+    }
+    assert!(play.swarm.departed.is_empty());
+}
+
 /// Both ends dialled at once: what is left of the dropped connection must not have the kept one dialled again.
 #[test]
 fn the_address_of_a_kept_connection_is_not_dialled_for_the_dropped_one() {

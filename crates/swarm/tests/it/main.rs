@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use floodway_proto::PeerName;
 use floodway_swarm::{Input, PeerKey};
 
+mod blame;
 mod claims;
 mod ended;
 mod growing;
