@@ -34,7 +34,7 @@ pub(crate) enum Bench {
     /// What single operations cost: picks, messages, hashing
     Micro,
     /// What one event costs the engine in small and large swarms, in instructions (needs valgrind)
-    Cost,
+    Cost(cost::CostArgs),
     /// What the network of `swarm` really gives: rate, round trip, loss
     Net(swarm::net::NetArgs),
     /// Parts of a measurement that run within a host
@@ -58,7 +58,7 @@ impl Bench {
             Self::Tables(args) => swarm::tables(args),
             Self::Stream(args) => stream::stream(args),
             Self::Micro => micro::micro(),
-            Self::Cost => cost::cost(),
+            Self::Cost(args) => cost::cost(args),
             Self::Net(args) => swarm::net::net(args),
             Self::Helper(Helper::Delay(args)) => swarm::delay::run(args),
             Self::Helper(Helper::Tracker { at }) => {

@@ -73,6 +73,11 @@ pub(crate) fn install_swarm_programs() -> Result<()> {
     install(&SWARM_PROGRAMS)
 }
 
+/// Installs what counts instructions, if it is missing.
+pub(crate) fn install_valgrind() -> Result<()> {
+    install(&[("valgrind", "valgrind")])
+}
+
 fn install(programs: &[(&str, &str)]) -> Result<()> {
     let missing: Vec<_> = programs
         .iter()

@@ -6,14 +6,18 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use clap::Args;
 
-use crate::shell::{cargo, print, run, target, works};
+use crate::shell::{cargo, print, run, say, target, works};
+use crate::tools;
 
 /// Peers and pieces.
 type Size = (u32, u32);
 
 /// One event, and the smallest and largest swarm that it is measured in.
-const ROWS: &[(&str, &str, [Size; 2])] = &[
+type Row = (&'static str, &'static str, [Size; 2]);
+
+const ROWS: &[Row] = &[
     (
         "have",
         "a peer has a piece more",
@@ -73,18 +77,34 @@ const SYNC_TEST: &str = "core::tests::cost::of_an_agents_sync";
 /// What a hundred times the peers, or a thousand times the pieces, may cost: trees grow by a few levels.
 const GROWTH_MAX: f64 = 2.0;
 
-pub(crate) fn cost() -> Result<()> {
-    ensure!(
-        works("valgrind", &["--version"]),
-        "valgrind is not installed (apt-get install valgrind)"
-    );
-    let programs = Programs::build()?;
+#[derive(Args)]
+pub(crate) struct CostArgs {
+    /// Only what may grow with the peers, and control as its tests are built: a minute or two, for CI
+    #[arg(long)]
+    quick: bool,
+}
+
+pub(crate) fn cost(args: &CostArgs) -> Result<()> {
+    tools::install_valgrind()?;
+    if !works("valgrind", &["--version"]) {
+        ensure!(
+            args.quick,
+            "valgrind is not installed (apt-get install valgrind)"
+        );
+        say("skipped: bench cost --quick, as there is no valgrind (apt-get install valgrind)");
+        return Ok(());
+    }
+    let programs = Programs::build(args.quick)?;
+    let grows_with_peers = |row: &&Row| row.2[0].0 < row.2[1].0;
+    let rows = ROWS
+        .iter()
+        .filter(|row| !args.quick || grows_with_peers(row));
     let mut text = String::from(
         "| event | small swarm | large swarm | instructions | growth |\n|---|---|---|---|---|\n",
     );
     print(text.trim_end());
     let mut grown = Vec::new();
-    for (event, what, swarms) in ROWS {
+    for (event, what, swarms) in rows {
         let [small, large] = [
             programs.instructions(event, swarms[0])?,
             programs.instructions(event, swarms[1])?,
@@ -116,15 +136,23 @@ struct Programs {
 }
 
 impl Programs {
-    fn build() -> Result<Self> {
+    /// Control's tests are built with optimisations, or `quick`ly as `cargo test` builds them: how a cost grows is the same. The
+    /// engine is always optimised, as else it recounts its own books.
+    fn build(quick: bool) -> Result<Self> {
         let release = ["build", "--quiet", "--release"];
         run(cargo()
             .args(release)
             .args(["--package", "floodway-swarm", "--example", "cost"]))?;
+        // With the whole workspace, so that nothing is built anew that `xtask test` builds.
+        let profile: &[_] = if quick {
+            &["--workspace"]
+        } else {
+            &["--release", "--package", "floodway-control"]
+        };
         let tests = cargo()
-            .args(["test", "--quiet", "--release", "--no-run"])
-            .args(["--package", "floodway-control", "--lib"])
+            .args(["test", "--quiet", "--no-run", "--lib"])
             .args(["--message-format", "json"])
+            .args(profile)
             .stderr(Stdio::inherit())
             .output()?;
         ensure!(
@@ -135,7 +163,8 @@ impl Programs {
         let executable = |line: &str| {
             let message: serde_json::Value = serde_json::from_str(line).ok()?;
             let is_test = message.pointer("/profile/test")?.as_bool()?;
-            is_test.then_some(())?;
+            let is_control = message.pointer("/target/name")?.as_str()? == "floodway_control";
+            (is_test && is_control).then_some(())?;
             Some(PathBuf::from(message.get("executable")?.as_str()?))
         };
         Ok(Self {
