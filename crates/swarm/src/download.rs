@@ -217,26 +217,26 @@ impl Swarm {
     }
 
     /// End-game, when every missing block is asked for: one that a slower peer is asked for. At most two are asked
-    /// for the same block.
+    /// for the same block; one that sat on its requests before leaves its place.
     fn pick_twice(&mut self, key: PeerKey) -> Option<BlockId> {
         if self.picker.open_count() > 0 || !self.waiting.is_empty() || !self.follows(Rule::EndGame)
         {
             return None;
         }
         let length = self.layout.block_length();
-        let peer = self.peers.get(&key)?;
+        let peer = self.peers.get(&key).filter(|peer| !peer.snubbed)?;
         // A second request pays only when it is clearly sooner answered than the first.
         let sooner = peer.answers_in(self.now, peer.asked.len(), length) * 2
             + peer.round_trip()
             + TWICE_PAYS;
-        let mut latest: Option<(Duration, BlockId)> = None;
-        for (_, rival) in self.peers.iter().filter(|(other, _)| **other != key) {
+        let mut latest: Option<(Duration, PeerKey, BlockId)> = None;
+        for (&other, rival) in self.peers.iter().filter(|(other, _)| **other != key) {
             let last = rival.asked.iter().enumerate().rev().take(TWICE_PROBED);
             let mut fits = last.filter(|(_, asked)| {
                 let piece = asked.block.piece.0;
                 peer.have.get(piece)
                     && self.border.lets(self.now, peer, piece)
-                    && self.is_asked_once(asked.block)
+                    && self.has_place(asked.block, rival.snubbed, key)
             });
             let Some((at, asked)) = fits.next() else {
                 continue;
@@ -246,21 +246,33 @@ impl Swarm {
             } else {
                 rival.answers_in(self.now, at + 1, length)
             };
-            if wait > latest.map_or(sooner, |(wait, _)| wait) {
-                latest = Some((wait, asked.block));
+            if wait > latest.map_or(sooner, |(wait, ..)| wait) {
+                latest = Some((wait, other, asked.block));
             }
         }
-        let (_, block) = latest?;
+        let (_, rival, block) = latest?;
+        if !self.has_place(block, false, key) {
+            if let Some(rival) = self.peers.get_mut(&rival) {
+                rival.unask(block);
+            }
+            self.take_back(rival, block);
+            self.release(block, rival);
+        }
         self.claim(block.piece.0, block.index, key)
     }
 
-    /// One peer is asked for the block, and another one may be.
-    fn is_asked_once(&self, block: BlockId) -> bool {
+    /// This peer may be asked for the block too: one other is, or two, of which one `leaves` its place.
+    fn has_place(&self, block: BlockId, leaves: bool, key: PeerKey) -> bool {
         let partial = self.partials.get(&block.piece.0);
         let partial =
             partial.filter(|partial| partial.only.is_none() && !self.reserved.get(block.piece.0));
-        let state = partial.and_then(|partial| partial.blocks.get(block.index as usize));
-        matches!(state, Some(Block::Claimed(_, None)))
+        match partial.and_then(|partial| partial.blocks.get(block.index as usize)) {
+            Some(Block::Claimed(_, None)) => true,
+            Some(Block::Claimed(first, Some(second))) => {
+                leaves && ![*first, *second].contains(&key)
+            }
+            _ => false,
+        }
     }
 
     /// The peer will not deliver this block.

@@ -118,3 +118,23 @@ fn what_is_asked_twice_is_what_would_come_last() {
     let quick = bench.seed(2);
     assert_eq!(bench.said(quick).0, [3], "and not what comes next anyhow");
 }
+
+/// A block that two were asked for, one that sat on it before and one that nobody has waited for yet: when both are gone without a
+/// word, everybody else must not wait until the second counts as silent too.
+#[test]
+fn who_sat_on_a_block_leaves_its_place_to_another() {
+    let mut bench = Bench::new();
+    let silent = bench.seed(1);
+    assert_eq!(bench.said(silent).0, [0, 1, 2, 3]);
+    bench.pass(Duration::from_secs(12));
+    assert_eq!(bench.said(silent).0, [0], "asked once more");
+    let gone = bench.seed(2);
+    assert!(bench.said(gone).0.contains(&0));
+    let serves = bench.seed(3);
+    assert_eq!(bench.said(serves).0[0], 0);
+    bench.feed(Input::Tick);
+    assert_eq!(bench.said(silent).0, [0_u32; 0], "it has had its chance");
+    bench.block(serves, 0);
+    assert_eq!(bench.swarm.progress().counters.wasted, 0);
+    assert_eq!(bench.said(gone).1, [0], "it need not send it");
+}
