@@ -9,7 +9,8 @@
 //! | module | what it decides |
 //! |---|---|
 //! | `connect`, `dialer` | whom to dial, which connections to keep, what peers have |
-//! | `picker`, `blocks`, `download` | which block to ask of whom; verdicts, blame and bans |
+//! | `picker`, `blocks`, `requests` | which block to ask of whom, and when to ask somebody else |
+//! | `download` | what becomes of what comes: verdicts, blame and bans |
 //! | `choke`, `upload`, `spread` | whom to serve, whose block goes next, which first copies |
 //! | `site` | what to ask of peers of other sites: each piece once for all of a site |
 //! | `http`, `governor` | requests over HTTP, and whether at all |
@@ -42,6 +43,7 @@ mod io;
 mod peer;
 mod picker;
 mod rate;
+mod requests;
 mod site;
 mod spread;
 mod swarm;
