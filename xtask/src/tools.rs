@@ -10,18 +10,15 @@ use anyhow::{Context, Result};
 use crate::shell::{find, run_quietly, say, target, works};
 
 /// What tests run against, and the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 4] = [
+const PROGRAMS: [(&str, &str); 5] = [
     ("nginx", "nginx-light"),
     ("aria2c", "aria2"),
     ("curl", "curl"),
     ("transmission-daemon", "transmission-daemon"),
+    ("ip", "iproute2"),
 ];
 /// What `bench swarm` needs beside those.
-const SWARM_PROGRAMS: [(&str, &str); 3] = [
-    ("ip", "iproute2"),
-    ("ping", "iputils-ping"),
-    ("sysctl", "procps"),
-];
+const SWARM_PROGRAMS: [(&str, &str); 2] = [("ping", "iputils-ping"), ("sysctl", "procps")];
 /// The version of rqbit that is measured.
 const RQBIT: &str = "9.1.0";
 /// The version of libtorrent's Python binding that we test against.

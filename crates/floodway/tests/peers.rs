@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use floodway_testkit::{
-    BadPeer, Conduct, Nginx, Output, PlainTracker, Program, Running, TestDir, TorrentFacts,
+    BadPeer, Cable, Conduct, Nginx, Output, PlainTracker, Program, Running, TestDir, TorrentFacts,
     TrackerKind, damage_file, random_file, sha256_file, throw_at,
 };
 use serde_json::Value;
@@ -110,12 +110,14 @@ fn the_honest_scripted_peer_is_a_source() {
 }
 
 #[test]
-fn a_damaged_piece_on_a_seed_is_never_written_and_its_sender_is_named() {
+fn damaged_pieces_on_a_seed_are_never_written_and_their_sender_is_named() {
     let content = Content::new(16 * MIB, "256KiB", &[]);
     let mut damaged = content.seed();
     let damaged_peer = damaged.ready().peer().to_owned();
-    // The seed has checked everything; now its disk lets it down.
-    damage_file(&content.file, 5 * MIB + 1000, &[0x55; 3000]);
+    // The seed has checked everything; now its disk lets it down: in so many pieces that the other peer cannot be first with all.
+    for at in (5 * MIB..11 * MIB).step_by(256 << 10) {
+        damage_file(&content.file, at + 1000, &[0x55; 3000]);
+    }
     let honest = content.limited_peer("127.0.0.2", Conduct::Honest, 4 * MIB);
     let output = content.succeeds(&[damaged_peer.clone(), addr(&honest)]);
     assert!(
@@ -323,4 +325,37 @@ fn a_tracker_that_returns_rubbish_is_named_and_does_no_harm() {
             output.seconds
         );
     }
+}
+
+/// Its peers know nothing of the change: what they still have of the old connection must not keep the node out for minutes.
+#[test]
+fn a_node_whose_address_changes_goes_on() {
+    let Some(cable) = Cable::lay() else { return };
+    let content = Content::new(16 * MIB, "256KiB", &[]);
+    let exe = env!("CARGO_BIN_EXE_floodway");
+    let options = ["--no-dht", "--no-lsd", "--json"];
+    let listen = format!("{}:0", cable.first());
+    let mut seed = cable
+        .on_first(exe)
+        .arg("seed")
+        .args([&content.file, &content.torrent])
+        .args(["--listen", &listen, "--max-up", "4MiB/s"])
+        .args(options)
+        .start();
+    let mut get = cable
+        .on_second(exe)
+        .arg("get")
+        .arg(&content.torrent)
+        .args(["--peer", seed.ready().peer()])
+        .args(options)
+        .folder(content.dir.folder("down"))
+        .patience(Duration::from_mins(2))
+        .start();
+    get.event("first_verified_piece");
+    cable.second_moves();
+    get.finish().expect_code(0);
+    assert_eq!(
+        sha256_file(content.dir.join("down/disk.img")),
+        content.sha256
+    );
 }

@@ -27,6 +27,7 @@ mod outbox;
 mod queueing;
 mod reader;
 mod received;
+mod socket;
 mod unsent;
 mod writer;
 

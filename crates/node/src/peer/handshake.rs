@@ -11,6 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::socket::prepare;
 use super::{Connected, Connection, PeerError};
 use crate::content::{Packet, Shared};
 use crate::session::Session;
@@ -49,7 +50,7 @@ async fn answer(
     let place = Arc::clone(session.peers())
         .try_acquire_owned()
         .map_err(|_| PeerError::Full)?;
-    stream.set_nodelay(true)?;
+    prepare(&stream)?;
     let mut bytes = [0; HANDSHAKE_LENGTH];
     // The first bytes decide: whatever does not begin like this may wait for ever to send 68.
     stream.read_exact(&mut bytes[..PROTOCOL.len()]).await?;
@@ -137,7 +138,7 @@ async fn greet(
 ) -> Result<(TcpStream, Handshake), PeerError> {
     let connect = timeout(CONNECT_TIMEOUT, TcpStream::connect(addr));
     let mut stream = connect.await.map_err(|_| PeerError::ConnectTimeout)??;
-    stream.set_nodelay(true)?;
+    prepare(&stream)?;
     let mut bytes = [0; HANDSHAKE_LENGTH];
     let exchange = async {
         stream.write_all(&ours(session, name).encode()).await?;
