@@ -15,6 +15,7 @@ use floodway_swarm::{PeerKey, Sender};
 use futures_util::FutureExt;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::content::{Item, Packet, PeerOut, Reading, Shared};
@@ -33,6 +34,7 @@ mod writer;
 
 pub(crate) use error::PeerError;
 pub(crate) use handshake::{dial, inbound};
+use socket::Socket;
 pub(crate) use writer::site_message;
 
 /// The number under which we want [`HttpClaims`](floodway_proto::wire::HttpClaims).
@@ -51,6 +53,8 @@ const UNANSWERED_MAX: usize = 256;
 const WAITING_MAX: usize = 16 * 1024;
 /// A peer that sends nothing, not even keep-alives, for this long is gone.
 const SILENCE_MAX: Duration = Duration::from_mins(3);
+/// How often TCP is asked whether the peer's host is still there.
+const WATCH_EVERY: Duration = Duration::from_secs(5);
 
 /// One end of a connection whose handshake is complete.
 struct Connection {
@@ -145,11 +149,12 @@ impl Connection {
         queue: mpsc::UnboundedReceiver<Vec<PeerOut>>,
         hang_up: CancellationToken,
     ) -> PeerError {
+        let socket = Socket::of(stream);
         let (read, write) = stream.split();
         let ended = tokio::select! {
             ended = self.read(read) => ended,
             ended = self.write(write, queue, extensions) => ended,
-            ended = self.watch() => ended,
+            ended = self.watch(socket) => ended,
             () = hang_up.cancelled() => Err(PeerError::HungUp),
         };
         ended.err().unwrap_or(PeerError::Closed)
@@ -189,10 +194,18 @@ impl Connection {
         Ok(())
     }
 
-    /// Ends when the peer was silent for too long while it was listened to.
-    async fn watch(&self) -> Result<(), PeerError> {
+    /// Ends when the peer's host is gone, or the peer was silent for too long while it was listened to.
+    async fn watch(&self, socket: Socket) -> Result<(), PeerError> {
+        let mut silence_ends = Instant::now() + SILENCE_MAX;
         loop {
-            tokio::time::sleep(SILENCE_MAX).await;
+            tokio::time::sleep(WATCH_EVERY).await;
+            if socket.is_lost() {
+                return Err(PeerError::Lost);
+            }
+            if Instant::now() < silence_ends {
+                continue;
+            }
+            silence_ends += SILENCE_MAX;
             let listened = self.content.reading.borrow().peers;
             if !self.heard.swap(false, Ordering::Relaxed) && listened {
                 return Err(PeerError::Silent);

@@ -18,7 +18,7 @@ const TWICE_PAYS: Duration = Duration::from_millis(50);
 const WAITING_PROBED: usize = 64;
 /// Suggestions of a peer looked at that come before their hash.
 const SUGGESTED_PROBED: usize = 256;
-/// Begun pieces looked at for a block worth a second request.
+/// So many of the last requests to each peer are looked at for a block worth a second one.
 const TWICE_PROBED: usize = 64;
 
 impl Swarm {
@@ -127,7 +127,9 @@ impl Swarm {
                 self.verifiable.get(piece) && !self.have.get(piece) && !self.reserved.get(piece);
             let index = match self.partials.get(&piece) {
                 None if free => Some(0),
-                Some(partial) if free => partial.first_missing(),
+                Some(partial) if free && partial.only.is_none_or(|only| only == key) => {
+                    partial.first_missing()
+                }
                 _ => None,
             };
             if let Some(index) = index {
@@ -217,62 +219,94 @@ impl Swarm {
     }
 
     /// End-game, when every missing block is asked for: one that a slower peer is asked for. At most two are asked
-    /// for the same block; one that sat on its requests before leaves its place.
+    /// for the same block; one that sat on its requests before leaves its place to another that did not.
     fn pick_twice(&mut self, key: PeerKey) -> Option<BlockId> {
         if self.picker.open_count() > 0 || !self.waiting.is_empty() || !self.follows(Rule::EndGame)
         {
             return None;
         }
         let length = self.layout.block_length();
-        let peer = self.peers.get(&key).filter(|peer| !peer.snubbed)?;
+        let peer = self.peers.get(&key)?;
         // A second request pays only when it is clearly sooner answered than the first.
         let sooner = peer.answers_in(self.now, peer.asked.len(), length) * 2
             + peer.round_trip()
             + TWICE_PAYS;
         let mut latest: Option<(Duration, PeerKey, BlockId)> = None;
         for (&other, rival) in self.peers.iter().filter(|(other, _)| **other != key) {
-            let last = rival.asked.iter().enumerate().rev().take(TWICE_PROBED);
-            let mut fits = last.filter(|(_, asked)| {
-                let piece = asked.block.piece.0;
-                peer.have.get(piece)
-                    && self.border.lets(self.now, peer, piece)
-                    && self.has_place(asked.block, rival.snubbed, key)
-            });
-            let Some((at, asked)) = fits.next() else {
+            // Who sat on requests is asked only for what another such sits on: either may be the one that answers.
+            if peer.snubbed && !rival.snubbed {
                 continue;
-            };
-            let wait = if rival.snubbed {
-                Duration::MAX
-            } else {
-                rival.answers_in(self.now, at + 1, length)
-            };
-            if wait > latest.map_or(sooner, |(wait, ..)| wait) {
-                latest = Some((wait, other, asked.block));
+            }
+            let last = rival.asked.iter().enumerate().rev().take(TWICE_PROBED);
+            let mut lets = last.filter(|(_, asked)| {
+                let piece = asked.block.piece.0;
+                peer.have.get(piece) && self.border.lets(self.now, peer, piece)
+            });
+            let found = lets.find_map(|(at, asked)| {
+                let wait = self.waits_for(asked.block, other, at, key)?;
+                Some((wait, asked.block))
+            });
+            if let Some((wait, block)) = found
+                && wait > latest.map_or(sooner, |(wait, ..)| wait)
+            {
+                latest = Some((wait, other, block));
             }
         }
-        let (_, rival, block) = latest?;
-        if !self.has_place(block, false, key) {
-            if let Some(rival) = self.peers.get_mut(&rival) {
-                rival.unask(block);
-            }
-            self.take_back(rival, block);
-            self.release(block, rival);
+        let (_, slower, block) = latest?;
+        if let Some((_, Some(_))) = self.who_is_asked(block) {
+            self.leave_place(slower, block);
         }
         self.claim(block.piece.0, block.index, key)
     }
 
-    /// This peer may be asked for the block too: one other is, or two, of which one `leaves` its place.
-    fn has_place(&self, block: BlockId, leaves: bool, key: PeerKey) -> bool {
-        let partial = self.partials.get(&block.piece.0);
-        let partial =
-            partial.filter(|partial| partial.only.is_none() && !self.reserved.get(block.piece.0));
-        match partial.and_then(|partial| partial.blocks.get(block.index as usize)) {
-            Some(Block::Claimed(_, None)) => true,
-            Some(Block::Claimed(first, Some(second))) => {
-                leaves && ![*first, *second].contains(&key)
-            }
-            _ => false,
+    /// How long we wait for a block that is the `at`th that `slower` is asked for, if `key` is not asked for it beside that one or in
+    /// its place. `None` if it may not be.
+    fn waits_for(
+        &self,
+        block: BlockId,
+        slower: PeerKey,
+        at: usize,
+        key: PeerKey,
+    ) -> Option<Duration> {
+        let length = self.layout.block_length();
+        let (peer, rival) = (self.peers.get(&key)?, self.peers.get(&slower)?);
+        let (first, second) = self.who_is_asked(block)?;
+        let Some(second) = second else {
+            return Some(if rival.snubbed {
+                // It was waited for long enough.
+                Duration::MAX
+            } else {
+                rival.answers_in(self.now, at + 1, length)
+            });
+        };
+        let other = if first == slower { second } else { first };
+        if !rival.snubbed || peer.snubbed || other == key {
+            return None;
         }
+        let other = self.peers.get(&other)?;
+        let before = other.asked.iter().take_while(|asked| asked.block != block);
+        Some(other.answers_in(self.now, before.count() + 1, length))
+    }
+
+    /// The one or two that are asked for a block, unless it is to come from nobody else.
+    fn who_is_asked(&self, block: BlockId) -> Option<(PeerKey, Option<PeerKey>)> {
+        let partial = self.partials.get(&block.piece.0)?;
+        if partial.only.is_some() || self.reserved.get(block.piece.0) {
+            return None;
+        }
+        match *partial.blocks.get(block.index as usize)? {
+            Block::Claimed(first, second) => Some((first, second)),
+            Block::Missing | Block::Received(_) => None,
+        }
+    }
+
+    /// The peer is no longer asked for a block that another is asked for too.
+    fn leave_place(&mut self, key: PeerKey, block: BlockId) {
+        if let Some(peer) = self.peers.get_mut(&key) {
+            peer.unask(block);
+        }
+        self.take_back(key, block);
+        self.release(block, key);
     }
 
     /// The peer will not deliver this block.

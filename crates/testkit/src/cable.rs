@@ -18,14 +18,16 @@ pub struct Cable {
 }
 
 impl Cable {
-    /// Lays it. `None`, and says so, where there is no `ip` or we are not allowed to.
+    /// Lays it. `None`, and says so, where there is no `ip`, or namespaces are not permitted.
     #[track_caller]
     pub fn lay() -> Option<Self> {
         let ip = tools::find_or_skip("ip")?;
         let hosts = ["a", "b"].map(|end| format!("fwtest-{}-{end}", std::process::id()));
         let added = Command::new(&ip).args(["netns", "add", &hosts[0]]).output();
-        if !added.is_ok_and(|output| output.status.success()) {
-            tools::skip("network namespaces need root");
+        let added = added.expect("starting ip");
+        if !added.status.success() {
+            let why = String::from_utf8_lossy(&added.stderr);
+            tools::skip_unable(&format!("it needs network namespaces: {}", why.trim()));
             return None;
         }
         let cable = Self { ip, hosts };
@@ -58,7 +60,7 @@ impl Cable {
         FIRST
     }
 
-    /// The second host gets another address: whoever knows the old one hears nothing more, nor does who used it.
+    /// The second host gets another address: connections from and to the old one fall silent at both ends.
     #[track_caller]
     pub fn second_moves(&self) {
         self.address("del", &self.hosts[1], SECOND[0]);

@@ -41,17 +41,27 @@ pub fn find_or_skip(name: &str) -> Option<PathBuf> {
 }
 
 /// Says that the running test is skipped and why; fails it with `FLOODWAY_TEST_REQUIRE_TOOLS` set.
+pub fn skip(reason: &str) {
+    assert!(
+        env::var_os("FLOODWAY_TEST_REQUIRE_TOOLS").is_none(),
+        "{} cannot run: {reason}",
+        test_name()
+    );
+    skip_unable(reason);
+}
+
+/// The same for what no installation mends: this system does not permit it.
 #[expect(
     clippy::print_stderr,
     reason = "this is how a test says that it did not run"
 )]
-pub fn skip(reason: &str) {
-    let test = std::thread::current().name().unwrap_or("a test").to_owned();
-    assert!(
-        env::var_os("FLOODWAY_TEST_REQUIRE_TOOLS").is_none(),
-        "{test} cannot run: {reason}"
-    );
-    eprintln!("skipped: {test}: {reason}");
+pub fn skip_unable(reason: &str) {
+    eprintln!("skipped: {}: {reason}", test_name());
+}
+
+fn test_name() -> String {
+    let thread = std::thread::current();
+    thread.name().unwrap_or("a test").to_owned()
 }
 
 /// True when the long forms of tests are asked for (`FLOODWAY_TEST_FULL`).

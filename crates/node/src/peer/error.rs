@@ -26,6 +26,8 @@ pub(crate) enum PeerError {
     Full,
     #[error("it sent nothing for a long time")]
     Silent,
+    #[error("its host confirms nothing that is sent to it: it is gone, or has another address")]
+    Lost,
     #[error("it asks and asks, and takes no answers")]
     TakesNothing,
     #[error("it closed the connection")]
@@ -65,6 +67,7 @@ impl PeerError {
             | Self::Oneself
             | Self::Full
             | Self::Silent
+            | Self::Lost
             | Self::Closed
             | Self::HungUp
             | Self::Io(_) => false,

@@ -1,10 +1,12 @@
-//! How long what we send to a peer waits in queues on its way: the smoothed round trip of TCP less the shortest one
-//! (`TCP_INFO` of Linux, tcp(7)). A link that is full has a queue before it; a connection that loss or distance keeps slow has none.
+//! How long what we send to a peer waits in queues on its way: the smoothed round trip of TCP less the shortest one.
+//! A link that is full has a queue before it; a connection that loss or distance keeps slow has none.
 
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::Instant;
+
+use super::socket::Socket;
 
 /// TCP is asked no more often than this.
 const EVERY: Duration = Duration::from_millis(100);
@@ -31,44 +33,11 @@ impl Queueing {
             return None;
         }
         self.asked = now;
-        let (smoothed, shortest) = round_trips(stream)?;
-        self.shortest = self.shortest.min(shortest);
-        Some(Duration::from_micros(
-            smoothed.saturating_sub(self.shortest).into(),
-        ))
+        let info = Socket::of(stream).info()?;
+        self.shortest = self.shortest.min(info.shortest_us);
+        let queued = info.smoothed_us.saturating_sub(self.shortest);
+        Some(Duration::from_micros(queued.into()))
     }
-}
-
-/// The smoothed and the shortest round trip, in microseconds.
-#[cfg(target_os = "linux")]
-fn round_trips(stream: &TcpStream) -> Option<(u32, u32)> {
-    use std::mem::{MaybeUninit, offset_of, size_of};
-    use std::os::fd::AsRawFd as _;
-
-    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
-    let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
-    #[expect(
-        unsafe_code,
-        reason = "no safe wrapper; the kernel writes at most `length` bytes, and all bytes may have any value"
-    )]
-    let (failed, info) = unsafe {
-        let failed = libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            info.as_mut_ptr().cast(),
-            &raw mut length,
-        );
-        (failed != 0, info.assume_init())
-    };
-    // An old kernel writes less.
-    let is_told = length as usize >= offset_of!(libc::tcp_info, tcpi_min_rtt) + size_of::<u32>();
-    (!failed && is_told).then_some((info.tcpi_rtt, info.tcpi_min_rtt))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn round_trips(_: &TcpStream) -> Option<(u32, u32)> {
-    None
 }
 
 #[cfg(all(test, target_os = "linux"))]
@@ -90,8 +59,8 @@ mod tests {
         let mut queueing = Queueing::new();
         assert_eq!(queueing.delay(&here), None, "it was asked just now");
         queueing.asked -= EVERY;
-        let (smoothed, shortest) = round_trips(&here).unwrap();
-        assert!(0 < shortest && shortest <= smoothed);
+        let info = Socket::of(&here).info().unwrap();
+        assert!(0 < info.shortest_us && info.shortest_us <= info.smoothed_us);
         assert!(queueing.delay(&here).is_some());
         (queueing.asked, queueing.shortest) = (queueing.asked - EVERY, 0);
         let delay = queueing.delay(&here).unwrap();

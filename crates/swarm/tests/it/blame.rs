@@ -66,3 +66,39 @@ fn who_left_before_the_verdict_is_banned_once() {
     let disproved = vec![0, 1];
     assert_eq!(feed(hashed(Verdict::Good { disproved })), 1);
 }
+
+/// The next try of a failed piece is one peer's, whatever others suggest: else its verdict would again say nothing of anybody.
+#[test]
+fn a_failed_piece_is_not_asked_of_who_suggests_it() {
+    const BLOCKS: u32 = 8;
+    let length = BLOCKS * (16 << 10);
+    let layout = Layout::new(Some(length.into()), length).unwrap();
+    let config = Config::new(PeerName([200; 20]));
+    let mut swarm = Swarm::new(config, layout, Start::empty(1), 1);
+    for peer in [1, 2, 3] {
+        bans(&mut swarm, peer_up(peer));
+        for message in [Message::HaveAll, Message::Unchoke] {
+            let peer = PeerKey(peer.into());
+            bans(&mut swarm, Input::PeerMessage { peer, message });
+        }
+    }
+    for index in 0..BLOCKS {
+        bans(&mut swarm, block(1 + u64::from(index % 2), index));
+    }
+    bans(&mut swarm, hashed(Verdict::Bad));
+    let suggests = Input::PeerMessage {
+        peer: PeerKey(2),
+        message: Message::Suggest(PIECE.0),
+    };
+    swarm.handle_input(NOW, suggests);
+    loop {
+        match swarm.poll_output() {
+            Output::WakeAt(_) => return,
+            Output::Send { peer, message } => {
+                let asks = matches!(message, Message::Request(_));
+                assert!(!asks, "{peer:?} is asked beside the innocent one");
+            }
+            _ => {}
+        }
+    }
+}

@@ -15,6 +15,8 @@ const BLOCKS: u32 = 4;
 struct Bench {
     swarm: Swarm,
     now: Time,
+    /// What peers were told and nobody has looked at.
+    unseen: Vec<(PeerKey, Message)>,
 }
 
 impl Bench {
@@ -25,6 +27,7 @@ impl Bench {
         Self {
             swarm: Swarm::new(config, layout, Start::empty(1), 1),
             now: Time::from_millis(1000),
+            unseen: Vec::new(),
         }
     }
 
@@ -56,23 +59,32 @@ impl Bench {
         while self.now < end {
             self.now += Duration::from_millis(250);
             self.feed(Input::Tick);
+            self.drain();
+        }
+    }
+
+    fn drain(&mut self) {
+        loop {
+            match self.swarm.poll_output() {
+                Output::WakeAt(_) => return,
+                Output::Send { peer, message } => self.unseen.push((peer, message)),
+                _ => {}
+            }
         }
     }
 
     /// What this peer was told since the last look: blocks it was asked for, blocks that were taken back.
     fn said(&mut self, to: PeerKey) -> (Vec<u32>, Vec<u32>) {
+        self.drain();
         let (mut asked, mut taken_back) = (Vec::new(), Vec::new());
-        loop {
-            match self.swarm.poll_output() {
-                Output::WakeAt(_) => return (asked, taken_back),
-                Output::Send { peer, message } if peer == to => match message {
-                    Message::Request(request) => asked.push(request.begin / BLOCK),
-                    Message::Cancel(request) => taken_back.push(request.begin / BLOCK),
-                    _ => {}
-                },
+        for (_, message) in self.unseen.extract_if(.., |(peer, _)| *peer == to) {
+            match message {
+                Message::Request(request) => asked.push(request.begin / BLOCK),
+                Message::Cancel(request) => taken_back.push(request.begin / BLOCK),
                 _ => {}
             }
         }
+        (asked, taken_back)
     }
 }
 
@@ -132,9 +144,35 @@ fn who_sat_on_a_block_leaves_its_place_to_another() {
     assert!(bench.said(gone).0.contains(&0));
     let serves = bench.seed(3);
     assert_eq!(bench.said(serves).0[0], 0);
-    bench.feed(Input::Tick);
-    assert_eq!(bench.said(silent).0, [0_u32; 0], "it has had its chance");
+    bench.pass(Duration::from_secs(1));
+    let (asked, taken_back) = bench.said(silent);
+    assert_eq!(asked, [0_u32; 0], "it has had its chance");
+    assert_eq!(taken_back, [0]);
     bench.block(serves, 0);
     assert_eq!(bench.swarm.progress().counters.wasted, 0);
     assert_eq!(bench.said(gone).1, [0], "it need not send it");
+}
+
+/// Our own link was down for a while, say: then all look as if they sat on what they were asked for, and some do.
+#[test]
+fn of_two_that_sat_on_a_block_both_are_asked_again() {
+    let mut bench = Bench::new();
+    let (first, second) = (bench.seed(1), bench.seed(2));
+    bench.drain();
+    for index in 0..BLOCKS - 1 {
+        bench.block(first, index);
+    }
+    bench.pass(Duration::from_secs(40));
+    for peer in [first, second] {
+        let (asked, taken_back) = bench.said(peer);
+        let last = |blocks: &[u32]| blocks.iter().filter(|block| **block == BLOCKS - 1).count();
+        assert_eq!(last(&asked), last(&taken_back) + 1, "{peer:?}");
+    }
+    // One place is for whoever has not sat on it, and the two do not fight for the other.
+    let serves = bench.seed(3);
+    bench.pass(Duration::from_secs(1));
+    assert_eq!(bench.said(serves).0, [BLOCKS - 1]);
+    let said = [first, second].map(|peer| bench.said(peer));
+    assert!(said.iter().all(|(asked, _)| asked.is_empty()), "{said:?}");
+    assert_eq!(said.iter().flat_map(|(_, back)| back).count(), 1);
 }
