@@ -63,6 +63,7 @@ const ROWS: &[Row] = &[
         "control answers the sync of an agent",
         [(50, 1 << 10), (5000, 1 << 10)],
     ),
+    // Of an object of 64 GiB: control makes fewer pieces of it, of 2 MiB.
     (
         SYNC,
         "control answers the sync of an agent",

@@ -124,7 +124,7 @@ impl Rig {
         };
         let content = rig.say(0, vec![probed]).relay_tasks[0].content.clone();
         let content: RelayContent = content.unwrap();
-        // One lease is not of more than that, of a large object.
+        // A large object has fewer and longer pieces than asked for, and a lease is not of all of them.
         assert!(content.leases[0].count == count || count > 1024);
         rig.sid = content.sid;
         for _ in 1..relays {
