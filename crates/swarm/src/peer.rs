@@ -50,6 +50,9 @@ pub(crate) struct Peer {
     /// Grows with each block until the rate stops growing.
     depth: usize,
     slow_start: bool,
+    /// The last time that it was asked, the depth was the limit, not what there was to ask for: it may grow (as RFC 7661 has it for
+    /// congestion windows). Else it would grow while a few blocks come fast, and then all at once would be asked of this peer.
+    pub(crate) depth_used: bool,
     pub(crate) down: Estimate,
     /// The same over a longer time: what the choker compares.
     pub(crate) down_long: Estimate,
@@ -149,6 +152,7 @@ impl Peer {
             request_queue: REQUEST_QUEUE_DEFAULT,
             depth: depth_min(layout.block_length()),
             slow_start: true,
+            depth_used: false,
             down: Estimate::new(Duration::from_secs(2)),
             down_long: Estimate::new(Duration::from_secs(10)),
             up: Estimate::new(Duration::from_secs(5)),
@@ -241,7 +245,7 @@ impl Peer {
         self.rtt_min = Some(rtt);
         self.gap = gap.max((self.gap * 7 + gap) / 8);
         if self.slow_start {
-            self.depth += 1;
+            self.depth += usize::from(self.depth_used);
             // Answers take far longer than a round trip: the link, not the depth, is the limit now.
             self.slow_start = took < rtt * 2 + SLACK && self.depth < DEPTH_MAX;
         }

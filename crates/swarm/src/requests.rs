@@ -36,15 +36,17 @@ impl Swarm {
             return;
         }
         while self.down.ready(self.now) {
-            let Some(peer) = self.peers.get(&key) else {
+            let by_rate = self.follows(Rule::DepthByRate);
+            let Some(peer) = self.peers.get_mut(&key) else {
                 return;
             };
-            let depth = if self.follows(Rule::DepthByRate) {
+            let depth = if by_rate {
                 peer.depth(self.now, self.layout.block_length())
             } else {
                 depth_min(self.layout.block_length())
             };
-            if !peer.may_ask() || peer.asked.len() >= depth {
+            peer.depth_used = peer.asked.len() >= depth;
+            if !peer.may_ask() || peer.depth_used {
                 return;
             }
             let Some(block) = self.pick(key) else { return };

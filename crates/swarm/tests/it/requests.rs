@@ -6,12 +6,12 @@ use floodway_proto::wire::{Message, Request};
 use floodway_proto::{BlockId, Layout, PeerName, PieceIndex, Time};
 use floodway_swarm::{BufKey, Config, Input, Output, PeerKey, Sender, Start, Swarm, Verdict};
 
-use crate::peer_up;
+use crate::{own_node, peer_up};
 
 const BLOCK: u32 = 16 * 1024;
 const BLOCKS: u32 = 4;
 
-/// An engine that lacks one piece of [`BLOCKS`] blocks.
+/// An engine that lacks one piece of [`BLOCKS`] blocks, or many of one.
 struct Bench {
     swarm: Swarm,
     now: Time,
@@ -21,11 +21,15 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let piece = BLOCK * BLOCKS;
-        let layout = Layout::new(Some(piece.into()), piece).unwrap();
+        Self::of(1, BLOCK * BLOCKS)
+    }
+
+    fn of(pieces: u32, piece_length: u32) -> Self {
+        let length = u64::from(pieces) * u64::from(piece_length);
+        let layout = Layout::new(Some(length), piece_length).unwrap();
         let config = Config::new(PeerName([5; 20]));
         Self {
-            swarm: Swarm::new(config, layout, Start::empty(1), 1),
+            swarm: Swarm::new(config, layout, Start::empty(pieces), 1),
             now: Time::from_millis(1000),
             unseen: Vec::new(),
         }
@@ -46,11 +50,24 @@ impl Bench {
     }
 
     fn block(&mut self, peer: PeerKey, index: u32) {
-        let piece = PieceIndex(0);
+        self.block_of(peer, 0, index);
+    }
+
+    fn block_of(&mut self, peer: PeerKey, piece: u32, index: u32) {
+        let piece = PieceIndex(piece);
         self.feed(Input::Block {
             from: Sender::Peer(peer),
             block: BlockId { piece, index },
             buf: BufKey(index.into()),
+        });
+    }
+
+    fn good(&mut self, piece: u32) {
+        self.feed(Input::Hashed {
+            piece: PieceIndex(piece),
+            verdict: Verdict::Good {
+                disproved: Vec::new(),
+            },
         });
     }
 
@@ -109,12 +126,7 @@ fn a_reject_answers_what_was_taken_back_and_not_the_request_made_since() {
     for index in 0..BLOCKS {
         bench.block(peer, index);
     }
-    bench.feed(Input::Hashed {
-        piece: PieceIndex(0),
-        verdict: Verdict::Good {
-            disproved: Vec::new(),
-        },
-    });
+    bench.good(0);
     assert!(bench.swarm.has(PieceIndex(0)));
     assert_eq!(bench.swarm.progress().counters.wasted, 0);
 }
@@ -175,4 +187,34 @@ fn of_two_that_sat_on_a_block_both_are_asked_again() {
     let said = [first, second].map(|peer| bench.said(peer));
     assert!(said.iter().all(|(asked, _)| asked.is_empty()), "{said:?}");
     assert_eq!(said.iter().flat_map(|(_, back)| back).count(), 1);
+}
+
+/// Who deals out first copies is asked for one piece at a time. That these come fast says nothing of how many it can serve
+/// at a time: when it has dealt all, it must not be asked for all the rest, which then nobody else is asked for.
+#[test]
+fn what_is_asked_at_a_time_does_not_grow_while_there_is_little_to_ask_for() {
+    let mut bench = Bench::of(1000, BLOCK);
+    let dealer = PeerKey(1);
+    bench.feed(peer_up(1));
+    bench.feed(own_node(dealer, true));
+    let says = |message| Input::PeerMessage {
+        peer: dealer,
+        message,
+    };
+    for message in [Message::HaveAll, Message::Suggest(0), Message::Unchoke] {
+        bench.feed(says(message));
+    }
+    for piece in 0..200 {
+        assert_eq!(bench.said(dealer).0, [0], "piece {piece}, and nothing else");
+        bench.now += Duration::from_millis(20);
+        bench.block_of(dealer, piece, 0);
+        bench.good(piece);
+        bench.feed(says(Message::Suggest(piece + 1)));
+    }
+    bench.block_of(dealer, 200, 0);
+    bench.good(200);
+    bench.pass(Duration::from_millis(1500));
+    let asked = bench.said(dealer).0.len() - 1;
+    // A block in 20 ms, for a quarter of a second and the round trip.
+    assert!((4..=16).contains(&asked), "{asked}");
 }
