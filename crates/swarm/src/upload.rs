@@ -27,6 +27,10 @@ const AHEAD_BELOW_FULL: RangeInclusive<u64> = 256 * 1024..=512 * 1024;
 const IN_HAND_PARTS: usize = 2;
 /// Of so many peers whose turn is next, the one furthest from done is served: all, but among thousands.
 const TURNS_COMPARED: usize = 64;
+/// Pieces. Who lacks no more than so many more than another is not further from done: as many may be on their way to it. Else all
+/// who serve it give at once to the one that happens to be last, whose downlink is the limit then, and it seems to be last until it has
+/// told of what they gave.
+const NEWS_UNDER_WAY: u64 = 2;
 /// A peer is stuck when its oldest block in hand has waited four times as long as blocks lately did, and at least so long: what it has
 /// in hand does not count, and it gets no more. Else a few that take a block now and then would hold up all the others.
 const LATE_MIN: Duration = Duration::from_millis(500);
@@ -190,7 +194,7 @@ impl Swarm {
         Some(best)
     }
 
-    /// Of two whose turn it is, the one that is further from done, when both are own nodes: so all are done at about
+    /// Of two whose turn it is, the one that is clearly further from done, when both are own nodes: so all are done at about
     /// the same time, however good their other neighbours are. Half of what we sent counts also when a peer keeps it secret
     /// (what others sent it does not): the other half may still be under way.
     fn more_behind(&self, first: PeerKey, second: PeerKey) -> PeerKey {
@@ -200,7 +204,9 @@ impl Swarm {
             Some(u64::from(peer.have.count()).max(peer.sent / piece_length / 2))
         };
         match (held(&first), held(&second)) {
-            (Some(a), Some(b)) if b < a && self.follows(Rule::FurthestFirst) => second,
+            (Some(a), Some(b)) if b + NEWS_UNDER_WAY < a && self.follows(Rule::FurthestFirst) => {
+                second
+            }
             _ => first,
         }
     }

@@ -164,6 +164,26 @@ fn who_is_furthest_from_done_is_served_first_and_secrets_gain_little() {
     assert!((2..9).all(|peer| of(PeerKey(peer)) >= 6), "{sent:?}");
 }
 
+/// What one lacks more than another may be on its way: all others, who see the same, would give to that one too.
+#[test]
+fn who_is_hardly_further_from_done_has_no_more_than_its_turn() {
+    let mut swarm = seed(1, 3, true, Duration::from_millis(100));
+    // Of the last pieces one has 22, the others 20.
+    for (peer, held) in [(PeerKey(1), 22), (PeerKey(2), 20), (PeerKey(3), 20)] {
+        for message in (BLOCKS - held..BLOCKS).map(Message::Have) {
+            swarm.handle_input(NOW, Input::PeerMessage { peer, message });
+        }
+    }
+    let mut sockets = Sockets::default();
+    sockets.take(&mut swarm);
+    for at in 0..20 {
+        let (peer, _) = sockets.handed[at];
+        assert!(sockets.sends(&mut swarm, NOW, peer));
+    }
+    let sent = sockets.shares();
+    assert_eq!(sent.into_values().collect::<Vec<_>>(), [8, 8, 8]);
+}
+
 /// Two peers take a block now and then, and are furthest from done: the others are served all the same.
 #[test]
 fn slow_sockets_do_not_hold_up_the_others() {
