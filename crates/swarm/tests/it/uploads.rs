@@ -93,6 +93,15 @@ impl Sockets {
         block.is_some()
     }
 
+    /// Takes all, and then sends the first so many blocks in the order in which they are handed over.
+    fn send_in_order(&mut self, swarm: &mut Swarm, blocks: usize) {
+        self.take(swarm);
+        for at in 0..blocks {
+            let (peer, _) = self.handed[at];
+            assert!(self.sends(swarm, NOW, peer));
+        }
+    }
+
     /// How many blocks each peer was handed.
     fn shares(&self) -> BTreeMap<PeerKey, usize> {
         let mut shares = BTreeMap::new();
@@ -175,11 +184,7 @@ fn who_is_hardly_further_from_done_has_no_more_than_its_turn() {
         }
     }
     let mut sockets = Sockets::default();
-    sockets.take(&mut swarm);
-    for at in 0..20 {
-        let (peer, _) = sockets.handed[at];
-        assert!(sockets.sends(&mut swarm, NOW, peer));
-    }
+    sockets.send_in_order(&mut swarm, 20);
     let sent = sockets.shares();
     assert_eq!(sent.into_values().collect::<Vec<_>>(), [8, 8, 8]);
 }
@@ -240,11 +245,7 @@ fn a_piece_asked_for_again_waits_for_its_turn() {
         );
     }
     let mut sockets = Sockets::default();
-    sockets.take(&mut swarm);
-    for at in 0..128 {
-        let (peer, _) = sockets.handed[at];
-        assert!(sockets.sends(&mut swarm, NOW, peer));
-    }
+    sockets.send_in_order(&mut swarm, 128);
     let shares = sockets.shares();
     assert!((16..=48).contains(&shares[&again]), "{shares:?}");
 }
