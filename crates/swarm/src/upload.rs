@@ -28,8 +28,8 @@ const IN_HAND_PARTS: usize = 2;
 /// Of so many peers whose turn is next, the one furthest from done is served: all, but among thousands.
 const TURNS_COMPARED: usize = 64;
 /// Pieces. Who lacks no more than so many more than another is not further from done: as many may be on their way to it. Else all
-/// who serve it give at once to the one that happens to be last, whose downlink is the limit then, and it seems to be last until it has
-/// told of what they gave.
+/// who look at the same time choose the one that happens to be last, and go on with it until it has told of what they gave: its downlink
+/// is the limit then, and uplinks rest.
 const NEWS_UNDER_WAY: u64 = 2;
 /// A peer is stuck when its oldest block in hand has waited four times as long as blocks lately did, and at least so long: what it has
 /// in hand does not count, and it gets no more. Else a few that take a block now and then would hold up all the others.
