@@ -130,6 +130,18 @@ fn nat() -> Plan {
     plan
 }
 
+/// Eight, half of them behind NAT, of which two come a second later: they have nothing that their neighbours lack.
+fn nat_late() -> Plan {
+    let mut plan = native("nat-late", 8, 40, 40, 40);
+    for (at, node) in plan.nodes.iter_mut().enumerate().skip(1) {
+        node.nat = at % 2 == 0;
+        if node.nat && at <= 4 {
+            node.joins = Time::from_millis(1000);
+        }
+    }
+    plan
+}
+
 fn few_neighbours(config: &mut floodway_swarm::Config) {
     own(config);
     (config.connections_max, config.inbound_extra) = (20, 0);
@@ -206,6 +218,10 @@ pub const ALL: &[(&str, &str)] = &[
     ),
     ("nat", "16 agents, half of them behind NAT"),
     (
+        "nat-late",
+        "8 agents, half of them behind NAT, two of these a second late",
+    ),
+    (
         "mixed-300",
         "300 agents on 3 sites, mixed links, 1024 pieces",
     ),
@@ -235,6 +251,7 @@ pub fn named(name: &str) -> Option<Plan> {
         "unequal" => unequal(),
         "one-fast" => one_fast(),
         "nat" => nat(),
+        "nat-late" => nat_late(),
         "mixed-300" => mixed("mixed-300", 3),
         "mixed-1k" => mixed("mixed-1k", 10),
         "mixed-10k" => mixed("mixed-10k", 100),

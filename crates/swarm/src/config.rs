@@ -35,6 +35,8 @@ pub enum Rule {
     EndGame,
     /// Requests outstanding grow with rate × round trip.
     DepthByRate,
+    /// Who is behind its neighbours has more requests outstanding.
+    CatchUp,
     /// A complete node hands out each piece once before any twice.
     SpreadFirstCopies,
     /// Own nodes say of each piece that they have it, to all but complete ones, and those that are furthest from done are served

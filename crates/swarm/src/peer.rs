@@ -114,6 +114,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const PATIENCE_OWN: Duration = Duration::from_secs(4);
 /// What must be under way beyond one round trip, so that a late answer does not leave the link idle.
 const SLACK: Duration = Duration::from_millis(250);
+/// The same for who is behind its neighbours: then some of its requests wait wherever others' do not, so that it can be served first.
+const SLACK_BEHIND: Duration = Duration::from_millis(500);
 
 /// The fewest requests that are kept outstanding with one peer.
 pub(crate) fn depth_min(block_length: u32) -> usize {
@@ -204,12 +206,13 @@ impl Peer {
     }
 
     /// How many requests may be outstanding: rate × (round trip + slack), in slow start one more per block received; never
-    /// more than the peer keeps.
-    pub(crate) fn depth(&self, now: Time, block_length: u32) -> usize {
+    /// more than the peer keeps. The slack is larger for a node that is behind its neighbours.
+    pub(crate) fn depth(&self, now: Time, block_length: u32, is_behind: bool) -> usize {
         if self.snubbed {
             return 1;
         }
-        let window = self.rtt_min.unwrap_or_default() + SLACK;
+        let slack = if is_behind { SLACK_BEHIND } else { SLACK };
+        let window = self.rtt_min.unwrap_or_default() + slack;
         let steady = self
             .down
             .rate(now)
@@ -312,15 +315,15 @@ mod tests {
     #[test]
     fn never_more_is_asked_than_the_peer_keeps() {
         let mut peer = peer();
-        assert_eq!(peer.depth(Time::ZERO, 16384), 4);
+        assert_eq!(peer.depth(Time::ZERO, 16384, false), 4);
         peer.request_queue = 1;
-        assert_eq!(peer.depth(Time::ZERO, 16384), 1);
+        assert_eq!(peer.depth(Time::ZERO, 16384, false), 1);
     }
 
     #[test]
     fn few_large_blocks_are_asked_of_a_slow_peer() {
         let peer = Peer { depth: 0, ..peer() };
-        assert_eq!(peer.depth(Time::ZERO, 1 << 14), 4);
-        assert_eq!(peer.depth(Time::ZERO, 1 << 16), 2);
+        assert_eq!(peer.depth(Time::ZERO, 1 << 14, false), 4);
+        assert_eq!(peer.depth(Time::ZERO, 1 << 16, false), 2);
     }
 }

@@ -14,6 +14,9 @@ use crate::swarm::Swarm;
 
 /// How much sooner a second request for a block must be answered than the first.
 const TWICE_PAYS: Duration = Duration::from_millis(50);
+/// Who holds less than others by this part of the content is behind; by fewer than so many pieces nobody is.
+const BEHIND: u32 = 32;
+const BEHIND_MIN: u32 = 8;
 /// Begun pieces looked at before a new one is begun: where many peers each have what no other has, many have begun.
 const WAITING_PROBED: usize = 64;
 /// Suggestions of a peer looked at that come before their hash.
@@ -41,7 +44,7 @@ impl Swarm {
                 return;
             };
             let depth = if by_rate {
-                peer.depth(self.now, self.layout.block_length())
+                peer.depth(self.now, self.layout.block_length(), self.is_behind)
             } else {
                 depth_min(self.layout.block_length())
             };
@@ -52,6 +55,21 @@ impl Swarm {
             let Some(block) = self.pick(key) else { return };
             self.ask(key, block);
         }
+    }
+
+    /// Looks whether we are further from done than our own neighbours: by then we have little that they lack, so that our uplink
+    /// rests, and all are done later for it.
+    pub(crate) fn notice_behind(&mut self) {
+        let unfinished = self
+            .peers
+            .values()
+            .filter(|peer| peer.own && !peer.is_seed());
+        let (count, held) = unfinished.fold((0, 0), |(count, held), peer| {
+            (count + 1, held + u64::from(peer.have.count()))
+        });
+        let margin = (self.layout.piece_count() / BEHIND).max(BEHIND_MIN);
+        let held_here = u64::from(self.have.count() + margin);
+        self.is_behind = self.follows(Rule::CatchUp) && held_here * count < held;
     }
 
     fn ask(&mut self, key: PeerKey, block: BlockId) {

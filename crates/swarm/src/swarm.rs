@@ -111,6 +111,8 @@ pub struct Swarm {
     pub(crate) next_choke: Time,
     pub(crate) optimistic: Option<(PeerKey, Time)>,
     pub(crate) fetching: bool,
+    /// Clearly less is held here than our own neighbours hold that are not complete.
+    pub(crate) is_behind: bool,
 
     pub(crate) out: VecDeque<Output>,
     /// Peers whose requests or uploads need a look before the next wake.
@@ -234,6 +236,7 @@ impl Swarm {
             next_choke: Time::ZERO,
             optimistic: None,
             fetching: true,
+            is_behind: false,
             out: VecDeque::new(),
             dirty: BTreeSet::new(),
             all_dirty: false,
@@ -377,6 +380,7 @@ impl Swarm {
         self.reassign_failed();
         self.notice_stuck();
         self.notice_silent();
+        self.notice_behind();
         self.look_at_overdue();
         self.choke_round();
         self.look_again_at_first_copies();

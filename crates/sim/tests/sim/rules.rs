@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use floodway_proto::{ByteRate, Layout, Time};
 use floodway_sim::plan::{Conduct, Departure, Link, NodePlan, Plan, ServerFault};
-use floodway_sim::{Report, run};
+use floodway_sim::{Report, run, scenarios};
 use floodway_swarm::{Access, Order, Rule};
 
 use crate::{LENGTH, LINK, finishes, never_small, plan, seed_and, seeds};
@@ -50,6 +50,7 @@ const RULES: &[Row] = &[
     ),
     row(Rule::EndGame, one_slow_seed_among_fast_ones, makespan, 1.2),
     row(Rule::DepthByRate, a_long_fast_path, makespan, 3.0),
+    row(Rule::CatchUp, two_behind_nat_are_late, makespan, 1.04),
     row(
         Rule::SpreadFirstCopies,
         a_slow_relay,
@@ -176,6 +177,11 @@ fn a_long_fast_path() -> Plan {
             ..LINK
         },
     ))
+}
+
+/// Rule 6, who is behind. Two of four that can be dialled by nobody come later: whoever they know has all that they have.
+fn two_behind_nat_are_late() -> Plan {
+    scenarios::named("nat-late").unwrap()
 }
 
 /// Rule 7, by sites. Three of ten nodes each, and a relay elsewhere.

@@ -1,5 +1,6 @@
 //! Requests to peers: taken back and made again, and made twice in the end-game.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use floodway_proto::wire::{Message, Request};
@@ -217,4 +218,41 @@ fn what_is_asked_at_a_time_does_not_grow_while_there_is_little_to_ask_for() {
     let asked = bench.said(dealer).0.len() - 1;
     // A block in 20 ms, for a quarter of a second and the round trip.
     assert!((4..=16).contains(&asked), "{asked}");
+}
+
+/// Whoever is behind needs requests that wait with its neighbours: only then can it be served before others.
+#[test]
+fn who_is_behind_its_neighbours_asks_for_more_at_a_time() {
+    let asked_at_a_time = |held_by_a_neighbour| {
+        let mut bench = Bench::of(2000, BLOCK);
+        let seed = bench.seed(1);
+        let neighbour = PeerKey(2);
+        bench.feed(peer_up(2));
+        bench.feed(own_node(neighbour, false));
+        for message in (0..held_by_a_neighbour).map(Message::Have) {
+            let peer = neighbour;
+            bench.feed(Input::PeerMessage { peer, message });
+        }
+        let mut asked = VecDeque::new();
+        for _ in 0..500 {
+            bench.drain();
+            let new = bench.unseen.drain(..).filter_map(|said| match said {
+                (peer, Message::Request(request)) if peer == seed => Some(request.piece),
+                _ => None,
+            });
+            asked.extend(new);
+            bench.now += Duration::from_millis(20);
+            bench.feed(Input::Tick);
+            let piece = asked.pop_front().expect("something is asked for");
+            bench.block_of(seed, piece, 0);
+            bench.good(piece);
+        }
+        asked.len()
+    };
+    // A block in 20 ms: for a quarter of a second and the round trip, and for half a second.
+    let (level, behind) = (asked_at_a_time(0), asked_at_a_time(1000));
+    assert!((12..20).contains(&level), "{level}");
+    assert!((24..36).contains(&behind), "{behind}");
+    // Fewer by two pieces in a hundred are nothing to speak of.
+    assert!((12..20).contains(&asked_at_a_time(540)));
 }
