@@ -63,8 +63,8 @@ pub(crate) struct TablesArgs {
 }
 
 /// More than this many copies from the origin's host, and `--quick` fails: agents that read the relay over HTTP side by
-/// side would take 8. The scenario is small enough that the links are the limit, not two busy processors: while those are, the relay
-/// seeds on, and up to 2.02 copies of 24 clients were seen.
+/// side would take 8. The links are the limit in this scenario, not the processors: where the clients were short of these, the relay
+/// seeded for twice as long, and copies were by chance (1.16 to 2.02 with 24 clients at 40 Mbit/s).
 const QUICK_COPIES: f64 = 1.5;
 
 /// Runs every program through every scenario, in turns.
